@@ -1,0 +1,92 @@
+"""The command line: ``mad STAGE ...``, ``mad sweep NAME ...``, ``mad gc``, ``mad ui``, ``mad sync``."""
+
+from __future__ import annotations
+
+import sys
+
+from mad.errors import ConfigError, MadError, nearest
+
+STAGES = ("prepare", "train", "extract", "fit", "detect", "report")
+COMMANDS = {
+    "prepare": "build a task's rows: clean, poisoned, trusted, untrusted, validation, test",
+    "train": "train a classifier on the poisoned training rows",
+    "extract": "run the model once and keep activations and logits",
+    "fit": "fit a detector on trusted (and untrusted) features",
+    "detect": "score rows with a fitted detector, measure AUROC, AP, FPR at 95% TPR",
+    "report": "plots of a detector's scores and its worst mistakes",
+    "sweep": "mad sweep NAME: a whole study with Ray Tune (the same as python -m mad.sweep NAME)",
+    "gc": "delete old artifacts: --keep_days N, --dry_run",
+    "ui": "open the MLflow UI on loopback: --port N",
+    "sync": "send runs to MLflow that could not be sent before",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when done, 2 after a mistake in what was asked or given (told in one line), 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(words))
+
+
+def guarded(action) -> int:  # type: ignore[no-untyped-def]
+    """Turn a MadError into one line and exit code 2; leave bugs their traceback."""
+    from mad import terminal
+
+    terminal.setup_logging()
+    try:
+        return action() or 0
+    except MadError as error:
+        print(f"mad: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mad: stopped; what is done is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int | None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        _usage()
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        raise ConfigError(f"unknown command '{command}'{nearest(command, COMMANDS)}")
+    if command == "sweep":
+        from mad.sweep import run
+
+        return run(rest)
+    if command in STAGES:
+        return _stage(command, rest)
+    from mad.runtime import upkeep
+
+    return upkeep.run(command, rest)
+
+
+def _usage() -> None:
+    from mad import terminal
+
+    terminal.out.print("usage: mad COMMAND [--section.option VALUE ...]      mad COMMAND -h")
+    terminal.table("", ("command", "does"), COMMANDS.items())
+
+
+def _stage(target: str, words: list[str]) -> int:
+    from mad.config import split_flags
+    from mad.runtime import commands
+
+    asked = [w for w in words if w in ("-h", "--help")]
+    flags = split_flags([w for w in words if w not in asked])
+    if asked:
+        from mad.terminal import options_help
+
+        options_help(f"mad {target}", COMMANDS[target], commands.help_options(target, flags))
+        return 0
+    artifact = commands.run_stage(target, flags)
+    if artifact is not None:
+        commands.print_result(target, artifact)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What a stage may touch: protocols, so that a stage never knows of Ray, MLflow or a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mad.store import Draft
+
+Metrics = Mapping[str, float]
+ChunkWriter = Callable[[int, Path], None]
+Workers = int | str
+
+
+class Worker(Protocol):
+    """One process of a training group."""
+
+    rank: int
+    world_size: int
+    device: str
+
+    def resume_folder(self) -> Path | None:
+        """The last complete checkpoint of this run, or None at its beginning."""
+
+    def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
+        """Close an epoch: rank 0 writes a checkpoint with ``save`` and every rank reports the metrics."""
+
+
+TrainLoop = Callable[[dict[str, Any], Worker], None]
+ChunkSetup = Callable[[dict[str, Any], str], ChunkWriter]
+
+
+class Launcher(Protocol):
+    """Runs the heavy part of a stage in this process or on a cluster, with the same result."""
+
+    def train(self, loop: TrainLoop, payload: dict[str, Any], workers: Workers, epochs: int, name: str) -> Path:
+        """Run ``loop(payload, worker)`` on every worker; return the folder of the last checkpoint.
+
+        ``payload`` is plain data; ``name`` is the run that a restart goes on with.
+        """
+
+    def map_chunks(
+        self, setup: ChunkSetup, payload: dict[str, Any], chunks: Sequence[int], draft: Draft, workers: Workers, work: int
+    ) -> None:
+        """Write ``chunk-NNNNN.safetensors`` for every number with ``setup(payload, device)(number, path)``."""
+
+
+class Progress(Protocol):
+    """Told how far long work is."""
+
+    def update(self, what: str, done: int | None, total: int, figures: Metrics | None = None) -> None:
+        """``done`` of ``total`` steps of ``what`` are finished (None: one more); ``figures`` are its metrics."""
+
+
+class Silent:
+    """A Progress that shows nothing."""
+
+    def update(self, what: str, done: int | None, total: int, figures: Metrics | None = None) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class Context:
+    """Handed to a stage's ``run``.
+
+    Attributes:
+        draft: where the artifact is written.
+        launcher: runs training loops and chunked maps.
+        device: "cpu" or "cuda".
+        progress: shown to the user.
+        summary: small figures and facts of the artifact, filled by the stage.
+        metrics: what the tracker logs, filled by the stage: name to value, or to a list of one value per epoch.
+        plots: names of payload files that the tracker uploads.
+    """
+
+    draft: Draft
+    launcher: Launcher
+    device: str = "cpu"
+    progress: Progress = field(default_factory=Silent)
+    summary: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float | list[float]] = field(default_factory=dict)
+    plots: list[str] = field(default_factory=list)

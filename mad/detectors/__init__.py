@@ -1,0 +1,1 @@
+"""Anomaly detectors: one file each. A larger score is more anomalous."""

@@ -1,0 +1,92 @@
+"""Connecting to Ray: a local cluster on a bare machine, the running one elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from mad.errors import ClusterError
+
+# Read by Ray when it is imported or initialised; what the user set wins.
+_ENVIRONMENT = {
+    # Workers use this interpreter and its installed packages; without it Ray would build the environment again.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+
+
+def prepare_environment() -> None:
+    """Set Ray's switches; must run before Ray is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def connect() -> None:
+    """Connect to the cluster of RAY_ADDRESS, or start a local one; does nothing when already connected.
+
+    Raises:
+        ClusterError: the address does not answer.
+    """
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    options = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("MAD_WORKER_LOGS"))}
+    if address == "local":
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        options["include_dashboard"] = False
+    elif not address.startswith(("http", "auto")):
+        _check_reachable(address)
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, TimeoutError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ClusterError(f"no Ray cluster answers at '{address}': {reason}; unset RAY_ADDRESS for a local one") from None
+
+
+def _check_reachable(address: str) -> None:
+    """Fail in seconds, not minutes, when nobody listens."""
+    import socket
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with contextlib.closing(socket.create_connection((host, int(port)), timeout=5)):
+            pass
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster answers at '{address}': {error}; unset RAY_ADDRESS for a local one") from None
+
+
+def gpu_count() -> int:
+    """GPUs of the cluster if connected, else of this machine."""
+    import sys
+
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return int(sys.modules["ray"].cluster_resources().get("GPU", 0))
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check_capacity(needed: dict[str, float]) -> None:
+    """Refuse what the cluster can never hold; an autoscaling cluster counts with all the nodes it may add.
+
+    Raises:
+        ClusterError: more of a resource is asked for than there can be.
+    """
+    import ray
+    from ray._private.state import state
+
+    limits = state.get_max_resources_from_cluster_config() or {}
+    present = ray.cluster_resources()
+    for name, amount in needed.items():
+        limit = max(limits.get(name, 0), present.get(name, 0))
+        if amount > limit:
+            raise ClusterError(f"{amount:g} {name} needed, the cluster can have {limit:g}: ask for fewer workers")

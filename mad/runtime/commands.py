@@ -1,0 +1,162 @@
+"""One stage at a time: what ``mad STAGE`` and ``mad.run_stage`` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mad import terminal
+from mad.artifacts import Artifact
+from mad.config import Data, Option, describe, nest, parse
+from mad.errors import ConfigError, nearest
+from mad.runtime import chain as chains
+from mad.runtime.engine import UPLOADS, Engine
+from mad.runtime.options import RunOptions, new_engine
+from mad.runtime.tracking import RunRecord
+from mad.stages._base import chain_config, load_stage, upstream
+
+
+def split_options(flags: dict[str, Any], references: set[str]) -> tuple[RunOptions, dict[str, str], dict[str, Any]]:
+    """Part flags into run options, artifact references and settings."""
+    own = {f.name for f in dataclasses.fields(RunOptions)}
+    options = parse(RunOptions, {k: v for k, v in flags.items() if k in own})
+    given = {k: str(v) for k, v in flags.items() if k in references}
+    return options, given, {k: v for k, v in flags.items() if k not in own | references}
+
+
+def read_yaml(path: str) -> Data:
+    """A YAML file of sections.
+
+    Raises:
+        ConfigError: absent, not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text()) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"no such file: {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, got {type(data).__name__}")
+    return data
+
+
+def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
+    """Run a stage and what it needs; None for a dry run.
+
+    Args:
+        target: the stage.
+        flags: dotted settings, run options (:class:`RunOptions`) and artifact references by input name.
+
+    Raises:
+        MadError: whatever the user can mend.
+    """
+    load_stage(target)
+    references = chains.reference_names(target)
+    options, refs, overrides = split_options(flags, set(references))
+    force = _forced(options.force, target)
+    with new_engine(options, force) as engine:
+        given = {
+            references[name]: chains.open_reference(ref, references[name], engine.store, engine.settings)
+            for name, ref in refs.items()
+        }
+        base = read_yaml(options.config) if options.config else {}
+        chain = chains.resolve(target, base, overrides, given, engine.store)
+        if options.dry_run:
+            print_plan(engine, chains.keys(engine, chain), force)
+            return None
+        artifact = chains.run(engine, chain)[target]
+        if options.name:
+            engine.store.set_name(options.name, artifact.key)
+        registered = register(engine, artifact, options.register) if options.register else None
+    if options.json:
+        write_json(options.json, {"key": artifact.key, "registered": registered, **artifact.summary})
+    return artifact
+
+
+def _forced(force: str, target: str) -> frozenset[str]:
+    names = [stage.name for stage in upstream(target)]
+    if force in ("false", "False"):
+        return frozenset()
+    if force in ("true", "True"):
+        return frozenset({target})
+    if force == "all":
+        return frozenset(names)
+    if force not in names:
+        raise ConfigError(f"--force: no stage '{force}' in this chain{nearest(force, [*names, 'all', 'true'])}")
+    return frozenset({force})
+
+
+def print_plan(engine: Engine, keys: dict[str, str], force: frozenset[str]) -> None:
+    """Table of stages, keys and what is already done."""
+    rows = [
+        (name, key, "forced" if name in force else "done" if engine.store.has(key) else "to do")
+        for name, key in keys.items()
+    ]
+    terminal.table("Plan (nothing was started)", ("stage", "key", "state"), rows)
+
+
+def register(engine: Engine, artifact: Artifact, wanted: str) -> str | None:
+    """Register an artifact in MLflow under ``MODEL[@ALIAS]``; returns its ``models:/`` URI.
+
+    Raises:
+        ConfigError: artifacts of this stage are not uploaded, so they cannot be registered.
+    """
+    stage = artifact.meta["stage"]
+    if stage not in ("train", "fit"):
+        raise ConfigError(f"--register takes the result of train or fit, not of {stage}")
+    name, _, alias = wanted.partition("@")
+    folder, names = UPLOADS[stage]
+    record = RunRecord(f"register {name}", tags={"mad.stage": "register", "mad.artifact": artifact.key})
+    record.files = [(str(artifact.folder / file), folder) for file in (*names, "meta.json")]
+    engine.tracker.start(record)
+    engine.tracker.finish(record, "FINISHED")
+    return engine.tracker.register(record, folder, name, alias or "latest")  # type: ignore[attr-defined]
+
+
+def write_json(path: str, data: Any) -> None:
+    """Write JSON whole; NaN becomes null."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(json.dumps(_without_nan(data), indent=1) + "\n")
+    temporary.replace(target)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def print_result(target: str, artifact: Artifact) -> None:
+    """Show what a stage made."""
+    simple = {k: v for k, v in artifact.summary.items() if isinstance(v, (str, int, float, bool))}
+    rows = [(name, value if not isinstance(value, bool) else str(value)) for name, value in simple.items()]
+    terminal.table(f"{target}: {artifact.key}", ("figure", "value"), rows, right=("value",))
+    terminal.out.print(f"artifact: {artifact.folder}", soft_wrap=True)
+
+
+def help_options(target: str, flags: dict[str, Any]) -> list[tuple[str, list[Option]]]:
+    """Every option of a stage's command, in groups."""
+    stages = upstream(target)
+    cls = chain_config(stages)
+    chosen = {k: v for k, v in flags.items() if k in cls.__dataclass_fields__}
+    groups = [("Run", describe(RunOptions, {}))]
+    inputs = [Option(name, "artifact", None, f"what stage '{stage}' made") for name, stage in
+              chains.reference_names(target).items()]
+    if inputs:
+        groups.append(("Inputs: a key, a name, a folder, runs:/<id>/<folder> or models:/<name>@<alias>", inputs))
+    data: Data = {}
+    for name, value in chosen.items():
+        data |= nest(name, value)
+    groups.append(("Settings", describe(cls, data)))
+    return groups

@@ -1,0 +1,106 @@
+"""Chooses where the heavy part of a stage runs: this process or a Ray Train group."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mad.context import ChunkSetup, Progress, TrainLoop, Workers
+from mad.errors import ClusterError
+from mad.runtime import cluster, local
+from mad.runtime.settings import Settings
+from mad.store import Draft, Store
+
+SMALL_MAP = 200_000
+"""Rows below which ``auto`` maps in this process: a Ray Train group takes 25 to 30 s to start on a laptop."""
+
+
+class AutoLauncher:
+    """The Launcher of the command line.
+
+    Args:
+        settings: locations.
+        device: "cpu" or "cuda".
+        progress: told of epochs and chunks.
+    """
+
+    def __init__(self, settings: Settings, device: str, progress: Progress):
+        self.settings, self.device, self.progress = settings, device, progress
+
+    def train_workers(self, workers: Workers) -> int:
+        """Processes a training stage gets; 0 is this process."""
+        if workers != "auto":
+            return int(workers)
+        gpus = cluster.gpu_count()
+        return gpus if gpus > 1 else 0
+
+    def train(self, loop: TrainLoop, payload: dict[str, Any], workers: Workers, epochs: int, name: str) -> Path:
+        """See :class:`mad.context.Launcher`."""
+        count = self.train_workers(workers)
+        scratch = self._scratch(name)
+        if count == 0:
+            return local.train_here(loop, payload, scratch, self.device, self.progress, epochs)
+        from mad.runtime.ray_train import train_on_ray
+
+        use_gpu = self.device == "cuda"
+        return train_on_ray(
+            loop, payload, count, use_gpu, self._shared(payload["store"]), name, epochs, self.progress, scratch
+        )
+
+    def map_chunks(
+        self,
+        setup: ChunkSetup,
+        payload: dict[str, Any],
+        chunks: Sequence[int],
+        draft: Draft,
+        workers: Workers,
+        work: int,
+    ) -> None:
+        """See :class:`mad.context.Launcher`."""
+        count = self._map_workers(workers, len(chunks), work)
+        if count == 0:
+            local.map_here(setup, payload, chunks, draft, self.device, self.progress)
+            return
+        from mad.runtime.sharding import map_on_ray
+
+        use_gpu = self.device == "cuda"
+        storage = self._shared(draft.store.uri)
+        map_on_ray(setup, payload, chunks, draft, count, use_gpu, storage, self.progress)
+
+    def forget(self, name: str) -> None:
+        """Remove the checkpoints of a finished (or to be repeated) run."""
+        shutil.rmtree(self._scratch(name), ignore_errors=True)
+        store = Store(self._ray_storage(self.settings.store))
+        for run in (name, f"map-{name}"):
+            if store.fs.exists(store.path(run)):
+                store.fs.rm(store.path(run), recursive=True)
+
+    def _map_workers(self, workers: Workers, chunks: int, work: int) -> int:
+        if workers != "auto":
+            return min(int(workers), chunks)
+        if work < SMALL_MAP:
+            return 0
+        if self.device == "cuda":
+            return min(cluster.gpu_count(), chunks)
+        cluster.connect()
+        import ray
+
+        return min(int(ray.cluster_resources().get("CPU", 1)), chunks)
+
+    def _scratch(self, name: str) -> Path:
+        return self.settings.home / "scratch" / name
+
+    def _ray_storage(self, store: str) -> str:
+        return f"{store.rstrip('/')}/ray" if "://" in store else f"{self.settings.home}/ray"
+
+    def _shared(self, store: str) -> str:
+        """Storage that every worker reaches.
+
+        Raises:
+            ClusterError: the store lives in this process only.
+        """
+        if store.startswith("memory://"):
+            raise ClusterError("a memory:// store cannot be reached by workers: set the stage's workers to 0")
+        return self._ray_storage(store)

@@ -1,0 +1,1 @@
+"""Stages: each turns a config and input artifacts into one artifact."""

@@ -1,0 +1,85 @@
+"""What a stage is: a function of (config, input artifacts, context) that makes one artifact.
+
+A stage module defines a frozen dataclass ``Config``, whose fields are named sections of the command line
+(``task``, ``model``, ``train``, ...), and ``STAGE``. Stages that share a section share its values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mad import registry
+from mad.artifacts import Artifact
+from mad.config import field_docs
+from mad.context import Context
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: command, folder prefix of its artifacts and MLflow run type.
+        Config: the dataclass of its sections.
+        inputs: input name to the stage that makes it.
+        run: does the work and writes into ``context.draft``.
+        version: bumped when the meaning changes in a way the code digest cannot see.
+        identity: plain JSON that enters the key beside the config: digests of external data, worker counts
+            that change bits. Called with the config and the number of workers.
+    """
+
+    name: str
+    Config: type
+    inputs: dict[str, str]
+    run: Callable[[Any, dict[str, Any], Context], None]
+    version: int = 1
+    identity: Callable[[Any, int], dict[str, Any]] = field(default=lambda config, workers: {})
+
+
+def load_stage(name: str) -> Stage:
+    """The stage of a name.
+
+    Raises:
+        ConfigError: no such stage.
+    """
+    return registry.load("stages", name).STAGE
+
+
+def upstream(name: str) -> list[Stage]:
+    """The stages a stage needs, in running order, itself last."""
+    order: list[Stage] = []
+
+    def visit(stage: Stage) -> None:
+        for parent in stage.inputs.values():
+            visit(load_stage(parent))
+        if all(stage.name != s.name for s in order):
+            order.append(stage)
+
+    visit(load_stage(name))
+    return order
+
+
+def chain_config(stages: list[Stage]) -> type:
+    """One dataclass with every section of the given stages."""
+    sections: dict[str, tuple[str, Any, Any]] = {}
+    for stage in stages:
+        hints, docs = typing.get_type_hints(stage.Config), field_docs(stage.Config)
+        for f in dataclasses.fields(stage.Config):
+            metadata = {**f.metadata, "doc": docs.get(f.name, "")}
+            copy = dataclasses.field(default=f.default, default_factory=f.default_factory, metadata=metadata)  # type: ignore[call-overload]
+            sections.setdefault(f.name, (f.name, hints[f.name], copy))
+    return dataclasses.make_dataclass("Chain", sections.values(), frozen=True)
+
+
+def stage_config(stage: Stage, chain: Any) -> Any:
+    """The part of a chain config that a stage reads."""
+    return stage.Config(**{f.name: getattr(chain, f.name) for f in dataclasses.fields(stage.Config)})
+
+
+def inputs_of(artifacts: dict[str, Artifact], stage: Stage) -> dict[str, Artifact]:
+    """Pick a stage's inputs from artifacts named by the stage that made them."""
+    return {name: artifacts[parent] for name, parent in stage.inputs.items()}

@@ -1,0 +1,103 @@
+"""Figures that show inputs: the worst mistakes of a detector, and what a trigger does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mad.artifacts import Split
+from mad.errors import DataError
+from mad.stages._figures import GREY, PAGE_WIDTH, VERMILLION, new_figure, panel_grid, plain, style
+
+ACROSS = 6
+HEADINGS = {
+    "clean": "Clean rows with the highest scores",
+    "anomalous": "Anomalous rows with the lowest scores",
+}
+
+
+@style()
+def mistakes_figure(mistakes: pd.DataFrame, images: Tensor, class_names: list[str]) -> Figure:
+    """A sheet of the rows a detector gets most wrong, framed where they are on the wrong side of the threshold.
+
+    Args:
+        mistakes: columns kind, id, label, clean_label, score, flagged; see ``mad.stages.report.worst_mistakes``.
+        images: (n, C, H, W) in [0, 1], one per line of ``mistakes``.
+        class_names: one per class.
+    """
+    kinds = {kind: np.flatnonzero(mistakes["kind"] == kind) for kind in HEADINGS}
+    kinds = {kind: places for kind, places in kinds.items() if len(places)}
+    heights = [1.5 * -(-len(places) // ACROSS) + 0.3 for places in kinds.values()]
+    figure = new_figure(PAGE_WIDTH, sum(heights))
+    sheets = figure.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for sheet, (kind, places) in zip(sheets, kinds.items(), strict=True):
+        wrong = mistakes["flagged"].to_numpy(bool)[places] == (kind == "clean")
+        side = "above" if kind == "clean" else "not above"
+        sheet.suptitle(f"{HEADINGS[kind]} (orange frame: {side} the threshold)", fontweight="bold")
+        panels = panel_grid(sheet, max(len(places), ACROSS), ACROSS)
+        for panel in panels[len(places) :]:
+            panel.remove()
+        for panel, place, is_wrong in zip(panels, places, wrong, strict=False):
+            show(panel, images[place])
+            row = mistakes.iloc[place]
+            panel.set_title(f"{plain(row['id'], 20)}\n{_answer(row, class_names)}\n{row['score']:.4g}", fontsize=6.5)
+            _frame(panel, VERMILLION if is_wrong else GREY, 1.8 if is_wrong else 0.4)
+    return figure
+
+
+def _answer(row: pd.Series[Any], class_names: list[str]) -> str:
+    """The row's label, behind its true class where the two differ."""
+    label, true = (plain(class_names[int(row[name])], 14) for name in ("label", "clean_label"))
+    return label if label == true else f"{true} → {label}"
+
+
+@style()
+def trigger_figure(split: Split, columns: int = 8) -> Figure:
+    """Clean inputs, the same inputs with the trigger, and the difference, for up to ``columns`` rows.
+
+    Args:
+        split: rows of a task; those with ``variant >= 0`` carry the trigger.
+        columns: inputs shown, of as many classes as there are.
+
+    Raises:
+        DataError: no row carries a trigger.
+    """
+    table = split.rows[split.rows["variant"] >= 0].drop_duplicates("source")
+    if table.empty:
+        raise DataError("no row of this split carries a trigger (variant >= 0)")
+    turn = table.groupby("clean_label").cumcount()
+    table = table.iloc[np.lexsort((table["clean_label"], turn))[:columns]]
+    triggered = split.images(torch.from_numpy(table.index.to_numpy("int64", copy=True)))
+    clean = split.inputs(torch.from_numpy(table["source"].to_numpy("int64", copy=True))).float() / split.summary["scale"]
+    change = triggered - clean
+    most = float(change.abs().max())
+    shades = 0.5 + change / (2 * max(most, 1e-12))
+    figure = new_figure(PAGE_WIDTH * (0.3 + 0.7 * len(table) / max(columns, len(table))), 3.0)
+    grid = figure.subplots(3, len(table), squeeze=False)
+    for row, (name, images) in enumerate({"clean": clean, "with trigger": triggered, "difference": shades}.items()):
+        for panel, image in zip(grid[row], images, strict=True):
+            show(panel, image)
+            _frame(panel, GREY, 0.4)
+        grid[row][0].set_ylabel(name)
+    for panel, label in zip(grid[0], table["clean_label"], strict=True):
+        panel.set_title(plain(split.class_names[int(label)], 12), fontsize=7)
+    figure.supxlabel(f"difference: mid-grey is no change, full range ±{most:.2g} of the pixel range", fontsize=7)
+    return figure
+
+
+def show(panel: Axes, image: Tensor) -> None:
+    """Draw a (C, H, W) image in [0, 1]: colour for three channels, otherwise the grey mean over channels."""
+    pixels = image.clamp(0, 1).permute(1, 2, 0).numpy()
+    panel.imshow(pixels if pixels.shape[2] == 3 else pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    panel.set(xticks=[], yticks=[])
+
+
+def _frame(panel: Axes, color: str, width: float) -> None:
+    for spine in panel.spines.values():
+        spine.set(visible=True, color=color, linewidth=width)

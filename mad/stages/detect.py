@@ -1,0 +1,147 @@
+"""detect: score rows with a fitted detector, join layers, set a threshold, measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mad.artifacts import Features, FittedDetector
+from mad.config import require
+from mad.context import Context
+from mad.detectors._base import Detector
+from mad.stages._base import Stage
+from mad.stages._populations import batches, chosen_layers
+from mad.stages.fit import load_detector
+from mad.stats import conformal, roc
+from mad.stats.random import derive
+
+METRICS = ("auroc", "ap", "fpr95")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scores become one score, a threshold and figures."""
+
+    part: Literal["validation", "test"] = "test"
+    """rows that are scored; choose settings on validation rows only"""
+    layers: list[str] = field(default_factory=list)
+    """globs over extracted layers that take part (default: all)"""
+    aggregation: Literal["mean", "max", "rank"] = "mean"
+    """over layers: mean, max, or mean of conformal ranks among held-out trusted scores"""
+    standardize: bool = True
+    """before mean or max, standardise each layer by its held-out trusted scores"""
+    false_positive_rate: float = 0.05
+    """share of trusted inputs that may be flagged at the threshold"""
+    bootstrap: int = 1000
+    """resamples for the 95% intervals; 0 for none"""
+    batch_size: int = 8192
+    """rows scored at once"""
+
+    def __post_init__(self) -> None:
+        rate = self.false_positive_rate
+        require(0 < rate < 1, f"false_positive_rate must be between 0 and 1, got {rate}")
+        require(self.bootstrap >= 0, f"bootstrap must be 0 or more, got {self.bootstrap}")
+        require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How to score and measure."""
+
+    detect: Options = field(default_factory=Options)
+    seed: int = 0
+
+
+def layer_scores(detector: Detector, features: Features, part: str, layers: list[str]) -> dict[str, Tensor]:
+    """(n,) float64 scores per layer of the rows of a part."""
+    found = [detector.score(batch) for batch in batches(features, part, layers)]
+    return {layer: torch.cat([scores[layer] for scores in found]) for layer in found[0]}
+
+
+def score_rows(detector: Detector, features: Features, options: Options) -> pd.DataFrame:
+    """Scores of the held-out trusted rows and of the part asked for.
+
+    Returns:
+        One line per row: id, part, label, clean_label, is_anomalous, ``score/<layer>`` and ``score``.
+    """
+    layers = chosen_layers(features, options.layers)
+    calibration = layer_scores(detector, features, "calibration", layers)
+    tables = []
+    for part in ("calibration", options.part):
+        start, stop = features.bounds(part)
+        scores = calibration if part == "calibration" else layer_scores(detector, features, part, layers)
+        table = features.rows.iloc[start:stop][["id", "part", "label", "clean_label", "is_anomalous"]].copy()
+        for layer, values in scores.items():
+            table[f"score/{layer}"] = values.numpy()
+        joint = conformal.aggregate(scores, calibration, options.aggregation, options.standardize)
+        table["score"] = joint.numpy()
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
+    """Figures of every score column on the part asked for, the threshold and its realised rates.
+
+    Returns:
+        ``metrics`` (column to auroc, ap, fpr95), ``intervals`` (the same, to [low, high]), ``threshold``.
+
+    Raises:
+        DataError: the rows are all normal or all anomalous.
+    """
+    rows = table[table["part"] == options.part]
+    labels = torch.from_numpy(rows["is_anomalous"].to_numpy(copy=True))
+    columns = [c for c in table.columns if c == "score" or c.startswith("score/")]
+    scores = torch.from_numpy(rows[columns].to_numpy(copy=True))
+    figures = {c: dict(zip(METRICS, roc.metrics(scores[:, i], labels), strict=True)) for i, c in enumerate(columns)}
+    intervals: dict[str, Any] = {}
+    if options.bootstrap:
+        found = roc.bootstrap(scores, labels, derive(seed, "bootstrap"), options.bootstrap)
+        for column, of_column in zip(columns, found, strict=True):
+            limits = {name: [v.low, v.high] for name, v in zip(METRICS, of_column, strict=True)}
+            intervals[column] = {**limits, "auroc_delong": list(roc.delong(scores[:, columns.index(column)], labels)[1:])}
+    trusted = table.loc[table["part"] == "calibration", "score"].to_numpy()
+    threshold = roc.threshold_at_fpr(trusted, options.false_positive_rate)
+    joint = rows["score"].to_numpy()
+    anomalous = labels.numpy()
+    return {
+        "metrics": figures,
+        "intervals": intervals,
+        "threshold": {
+            "score": threshold,
+            "false_positive_rate": options.false_positive_rate,
+            "realized_false_positive_rate": roc.rate_above(joint[~anomalous], threshold),
+            "true_positive_rate": roc.rate_above(joint[anomalous], threshold),
+            "trusted_rows": len(trusted),
+        },
+    }
+
+
+def write(table: pd.DataFrame, figures: dict[str, Any], config: Config, context: Context) -> None:
+    """Write ``scores.parquet`` and ``metrics.json``; log figures, ``val_`` before those of validation rows."""
+    context.draft.write("scores.parquet", lambda path: table.to_parquet(path, index=False))
+    context.draft.write_json("metrics.json", figures)
+    prefix = "val_" if config.detect.part == "validation" else ""
+    for column, values in figures["metrics"].items():
+        layer = column.removeprefix("score")
+        context.metrics |= {f"{prefix}{name}{layer}": value for name, value in values.items()}
+    threshold = figures["threshold"]
+    context.metrics |= {
+        f"{prefix}realized_fpr": threshold["realized_false_positive_rate"],
+        f"{prefix}tpr": threshold["true_positive_rate"],
+    }
+    context.summary |= {"part": config.detect.part, **figures["metrics"]["score"], "threshold": threshold}
+
+
+def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
+    """Score, measure and write."""
+    fitted: FittedDetector = inputs["fitted"]
+    table = score_rows(load_detector(fitted), inputs["features"], config.detect)
+    write(table, measure(table, config.detect, config.seed), config, context)
+    context.summary["detector"] = fitted.summary["detector"]
+
+
+STAGE = Stage("detect", Config, {"features": "extract", "fitted": "fit"}, run)

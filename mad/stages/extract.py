@@ -1,0 +1,159 @@
+"""extract: run the model once over every row and keep chosen activations and the logits."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mad import registry
+from mad.artifacts import Checkpoint, Split
+from mad.config import placement, require, to_data
+from mad.context import Context
+from mad.models.capture import capture, resolve
+from mad.models.load import load_classifier
+from mad.models.pooling import pool
+from mad.stages._base import Stage
+from mad.store import Store
+from mad.tasks._base import PARTS
+
+RESERVED = ("logits", "mask")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to read, and how to store it."""
+
+    layers: list[str] = field(default_factory=list)
+    """globs over module names, with .output or .input (default: what the architecture recommends)"""
+    pool: str = "mean"
+    """positions of convolution maps and sequences: mean, max, last, all, flatten or a slice such as 0:4"""
+    channel_axis: int = 1
+    """axis of the channels in convolution maps, counting the batch as axis 0"""
+    logits: bool = True
+    """keep the logits; without them the forward pass stops after the last hook"""
+    parts: list[str] = field(default_factory=lambda: [p for p in PARTS if p != "train"])
+    """parts of the split"""
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep"
+    """type the activations are stored in"""
+    batch_size: int = 1024
+    """rows per forward pass"""
+    chunk_rows: int = 8192
+    """rows per file, the unit of sharding and of resuming"""
+    workers: int | Literal["auto"] = placement("auto")
+    """processes: 0 runs in this one; auto: this one below 200,000 rows, else every GPU or CPU"""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
+        require(self.chunk_rows >= 1, f"chunk_rows must be 1 or more, got {self.chunk_rows}")
+        unknown = sorted(set(self.parts) - set(PARTS))
+        require(not unknown, f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
+        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to read."""
+
+    extract: Options = field(default_factory=Options)
+
+
+def rows_of_parts(split: Split, parts: list[str]) -> Tensor:
+    """(n,) row numbers of the parts that the split has, part after part."""
+    present = set(split.rows["part"])
+    return torch.cat([split.part(part) for part in PARTS if part in parts and part in present])
+
+
+def chunk_worker(payload: dict[str, Any], device: str) -> Callable[[int, Path], None]:
+    """Load the model once; return the function that writes one numbered chunk to a path.
+
+    A chunk depends on its number and the config only, never on which worker makes it or what came before.
+    """
+    from mad.config import parse
+
+    options = parse(Options, payload["extract"])
+    store = Store(payload["store"])
+    split = store.open(payload["split"], check=False)
+    model = load_classifier(store.open(payload["checkpoint"], check=False).folder, device)
+    names = resolve(model.network, options.layers or _recommended(payload["model"]))
+    rows = rows_of_parts(split, options.parts)
+    dtype = None if options.dtype == "keep" else getattr(torch, options.dtype)
+
+    def extract(number: int, path: Path) -> None:
+        mine = rows[number * options.chunk_rows : (number + 1) * options.chunk_rows]
+        batches = [
+            _features(model, names, split.images(batch).to(device), options, dtype)
+            for batch in mine.split(options.batch_size)
+        ]
+        tensors = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
+        _save(tensors, names, path)
+
+    return extract
+
+
+def _features(
+    model: torch.nn.Module, names: list[str], images: Tensor, options: Options, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    with torch.inference_mode():
+        layers, logits = capture(model.network, names, lambda: model(images), stop_early=not options.logits)
+        features = {}
+        for name in names:
+            axis = options.channel_axis if layers[name].ndim == 4 else None
+            h = pool(layers[name], None, options.pool, axis)
+            features[name] = (h if dtype is None else h.to(dtype)).cpu().contiguous()
+        if options.logits:
+            features["logits"] = logits.float().cpu()
+    return features
+
+
+def _save(tensors: dict[str, Tensor], names: list[str], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, metadata={"layers": json.dumps(names)})
+
+
+def _recommended(model: dict[str, Any]) -> list[str]:
+    return list(registry.load("models", model["name"]).LAYERS)
+
+
+def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
+    """Write numbered chunks and ``rows.parquet``."""
+    split: Split = inputs["split"]
+    checkpoint: Checkpoint = inputs["checkpoint"]
+    options = config.extract
+    description = checkpoint.json("model.json")
+    if description["input_shape"] != list(split.input_shape):
+        require(False, f"the checkpoint takes inputs {description['input_shape']}, the task has {split.input_shape}")
+    rows = rows_of_parts(split, options.parts)
+    payload = {
+        "extract": to_data(options),
+        "store": context.draft.store.uri,
+        "split": split.key,
+        "checkpoint": checkpoint.key,
+        "model": description["model"],
+    }
+    count = math.ceil(len(rows) / options.chunk_rows)
+    context.launcher.map_chunks(chunk_worker, payload, range(count), context.draft, options.workers, len(rows))
+    table = split.rows.iloc[rows.numpy()].reset_index(drop=True)
+    context.draft.write("rows.parquet", lambda path: table.to_parquet(path, index=False))
+    first = _shapes(context, "chunk-00000.safetensors")
+    context.summary |= {"layers": first["layers"], "widths": first["widths"], "rows": len(rows)}
+    context.metrics |= {"rows": len(rows), "chunks": count}
+
+
+def _shapes(context: Context, name: str) -> dict[str, Any]:
+    """Layer names in model order and their widths, from the header of a chunk."""
+    store = context.draft.store
+    with store.local_copy(context.draft.key, name) as path, safe_open(path, framework="pt") as file:
+        layers = json.loads(file.metadata()["layers"])
+        return {"layers": layers, "widths": [file.get_slice(layer).get_shape()[-1] for layer in layers]}
+
+
+STAGE = Stage("extract", Config, {"split": "prepare", "checkpoint": "train"}, run)

@@ -1,0 +1,60 @@
+"""prepare: build a task's rows once and store them by value and index."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import save_file
+
+from mad.config import plugin, require
+from mad.context import Context
+from mad.stages._base import Stage
+from mad.tasks._base import COLUMNS
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which rows."""
+
+    task: Any = plugin("tasks", "backdoor")
+    """what is trusted, untrusted, clean and anomalous"""
+    seed: int = 0
+    """root of all seeds: rows, model, detector and bootstrap draw their own from it"""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"--seed must be 0 or more, got {self.seed}")
+
+
+def seed_of(section: Any, root: int) -> int:
+    """A section's own seed, or the root seed."""
+    return root if section.seed is None else section.seed
+
+
+def _identity(config: Config, workers: int) -> dict[str, Any]:
+    return {"data": sys.modules[type(config.task).__module__].digest(config.task)}
+
+
+def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
+    """Write ``rows.parquet``, ``inputs.safetensors`` and the trigger's tensors."""
+    module = sys.modules[type(config.task).__module__]
+    rows = module.build(config.task, seed_of(config.task, config.seed))
+    context.draft.write("rows.parquet", lambda path: rows.table[list(COLUMNS)].to_parquet(path, index=False))
+    tensors = {"inputs": rows.inputs.contiguous(), "variants": rows.variants.contiguous()}
+    context.draft.write("inputs.safetensors", lambda path: save_file(tensors, path))
+    state = {name: tensor.contiguous() for name, tensor in rows.state.items()}
+    context.draft.write("trigger.safetensors", lambda path: save_file(state, path))
+    counts = rows.table.groupby("part")["is_anomalous"].agg(["size", "sum"])
+    context.summary |= {
+        "class_names": list(rows.class_names),
+        "scale": rows.scale,
+        "facts": rows.facts,
+        "rows": {part: {"rows": int(n), "anomalous": int(k)} for part, (n, k) in counts.iterrows()},
+    }
+    for part, (n, k) in counts.iterrows():
+        context.metrics[f"rows_{part}"] = int(n)
+        context.metrics[f"anomalous_{part}"] = int(k)
+
+
+STAGE = Stage("prepare", Config, {}, run, identity=_identity)

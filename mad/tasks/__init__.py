@@ -1,0 +1,1 @@
+"""Tasks: one file each, giving trusted, untrusted and labelled rows from a seed."""

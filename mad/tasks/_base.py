@@ -1,0 +1,45 @@
+"""What every task gives: a table of rows and the tensors the rows point to.
+
+A task is a module with a frozen dataclass ``Config`` and two functions::
+
+    def digest(config: Config) -> str             # content digest of the external data it reads
+    def build(config: Config, seed: int) -> Rows  # the rows; the same seed gives the same rows anywhere
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+
+PARTS = ("train", "trusted", "calibration", "untrusted", "validation", "test")
+COLUMNS = ("id", "part", "source", "variant", "label", "clean_label", "is_anomalous")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a task.
+
+    Attributes:
+        table: one line per row, columns ``COLUMNS``: ``id`` a stable unique string; ``part`` one of ``PARTS``
+            (``trusted`` is clean data a detector may fit, ``calibration`` is trusted data no detector ever
+            fits, ``untrusted`` is an unlabelled mixture); ``source`` index into ``inputs``; ``variant`` index
+            into ``variants`` or -1 for the untouched input; ``label`` what the model is trained or attacked
+            to answer (int); ``clean_label`` the true class; ``is_anomalous``.
+        inputs: (N, C, H, W) uint8, the untouched inputs.
+        variants: (M, C, H, W) float32 in [0, 1], the inputs with the trigger applied.
+        scale: ``inputs / scale`` lies in [0, 1].
+        class_names: one name per class.
+        facts: plain JSON that reports show (poison rate realised, target class, counts, ...).
+        state: tensors that define the trigger (pattern, field), kept so that it can be shown and replayed.
+    """
+
+    table: pd.DataFrame
+    inputs: torch.Tensor
+    variants: torch.Tensor
+    scale: float
+    class_names: tuple[str, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, torch.Tensor] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Triggers: one file each, turning a clean input into one that carries the backdoor pattern."""
