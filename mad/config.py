@@ -123,7 +123,9 @@ def _parse_leaves(cls: type, leaves: Data, skip: set[str], prefix: str) -> Data:
         try:
             values[key] = getattr(parser.parse_object({key: value}), key)
         except jsonargparse.ArgumentError:
-            raise ConfigError(f"--{prefix}{key}: expected {type_name(typing.get_type_hints(cls)[key])}, got {value!r}") from None
+            raise ConfigError(
+                f"--{prefix}{key}: expected {type_name(typing.get_type_hints(cls)[key])}, got {value!r}"
+            ) from None
     return values
 
 
@@ -253,3 +255,16 @@ def describe(cls: type, data: Data, prefix: str = "") -> list[Option]:
             default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
             options.append(Option(name, type_name(hints[field.name]), data.get(field.name, default), doc))
     return options
+
+
+def accepts(cls: type, data: Data, dotted: str) -> bool:
+    """Whether ``cls``, with the plug-ins that ``data`` chooses, has the option ``dotted``."""
+    name, _, rest = dotted.partition(".")
+    field = next((f for f in dataclasses.fields(cls) if f.name == name), None)
+    if field is None:
+        return False
+    value = data.get(name)
+    child = child_class(field, value)
+    if not rest:
+        return True
+    return child is not None and accepts(child, value if isinstance(value, dict) else {}, rest)

@@ -42,7 +42,13 @@ class Launcher(Protocol):
         """
 
     def map_chunks(
-        self, setup: ChunkSetup, payload: dict[str, Any], chunks: Sequence[int], draft: Draft, workers: Workers, work: int
+        self,
+        setup: ChunkSetup,
+        payload: dict[str, Any],
+        chunks: Sequence[int],
+        draft: Draft,
+        workers: Workers,
+        work: int,
     ) -> None:
         """Write ``chunk-NNNNN.safetensors`` for every number with ``setup(payload, device)(number, path)``."""
 
@@ -70,6 +76,7 @@ class Context:
         launcher: runs training loops and chunked maps.
         device: "cpu" or "cuda".
         progress: shown to the user.
+        on_epoch: told the state of a detector after every epoch of its fit, or None.
         summary: small figures and facts of the artifact, filled by the stage.
         metrics: what the tracker logs, filled by the stage: name to value, or to a list of one value per epoch.
         plots: names of payload files that the tracker uploads.
@@ -79,6 +86,7 @@ class Context:
     launcher: Launcher
     device: str = "cpu"
     progress: Progress = field(default_factory=Silent)
+    on_epoch: Callable[[int, dict[str, Any]], None] | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float | list[float]] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)

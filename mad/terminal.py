@@ -91,8 +91,6 @@ def setup_logging() -> None:
     logger.propagate = False
 
 
-
-
 def options_help(usage: str, purpose: str, groups: Sequence[tuple[str, Sequence[Option]]]) -> None:
     """Print every option with its type, default and meaning."""
     out.print(f"usage: {usage} [--option VALUE ...]\n\n{purpose}\n")

@@ -98,8 +98,7 @@ class Population:
         if layer not in self._class_moments:
             present = {c for _, classes in self.labelled_points(layer) for c in classes.unique().tolist()}
             self._class_moments[layer] = {
-                c: Moments.of(h[classes == c] for h, classes in self.labelled_points(layer))
-                for c in sorted(present)
+                c: Moments.of(h[classes == c] for h, classes in self.labelled_points(layer)) for c in sorted(present)
             }
         return self._class_moments[layer]
 
@@ -163,9 +162,7 @@ class LayerwiseDetector(Detector):
             if report is not None and self.trains_in_epochs:
                 report(epoch, self.state)
 
-    def _train(
-        self, layer: str, width: int, populations: dict[str, Population], seed: int
-    ) -> Iterator[State]:
+    def _train(self, layer: str, width: int, populations: dict[str, Population], seed: int) -> Iterator[State]:
         try:
             for tensors in self.train_layer(layer, populations, seed):
                 named = tensors | {"width": torch.tensor(width)}
@@ -198,7 +195,7 @@ class LayerwiseDetector(Detector):
             if h.shape[1] != width:
                 raise FitError(f"layer '{layer}' has width {h.shape[1]}, fitted on width {width}")
             classes = None if batch.logits is None else predicted_class(batch.logits)[owner]
-            points = self.score_layer(state, h, classes).double()
+            points = self.score_layer(state, h, classes).double().contiguous()
             scores[layer] = _mean_per_row(points, owner, len(features)) if features.ndim == 3 else points
         return scores
 

@@ -98,9 +98,7 @@ class Detector(LayerwiseDetector):
             state |= {"background_mean": background["means"], "background_whitener": background["whitener"]}
         return state
 
-    def _gaussian(
-        self, moments: Moments, means: Tensor, read: Callable[[], Iterable[Tensor]]
-    ) -> tuple[State, float]:
+    def _gaussian(self, moments: Moments, means: Tensor, read: Callable[[], Iterable[Tensor]]) -> tuple[State, float]:
         config = self.config
         s = gaussian.ledoit_wolf(moments, read()) if isinstance(config.shrinkage, str) else config.shrinkage
         whitener = gaussian.whitening(moments, s, config.rcond, config.null_space)

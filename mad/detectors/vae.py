@@ -40,7 +40,7 @@ class Config:
     beta: float = 1.0
     """Weight of the KL term against the reconstruction, not negative."""
 
-    epochs: int = 20
+    epochs: int = 50
     """Passes over the trusted rows, at least 1."""
 
     batch_size: int = 128

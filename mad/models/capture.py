@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mad.errors import ConfigError, nearest
 
-_GLOB_TOKEN = re.compile(r"\*\*|\[[^\]]+\]|.")
-_GLOB_REGEX = {"**": ".*", "*": "[^.]*", "?": "[^.]", "{": "(?:", ",": "|", "}": ")"}
+_GLOB_TOKEN = re.compile(r"\*\*|\[[^\]]+\]|\{[^{}]+\}|.")
+_WILDCARDS = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
 
 
 def resolve(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -170,16 +170,23 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _regex(glob: str) -> re.Pattern[str]:
-    def translate(token: str) -> str:
-        if token.startswith("[") and len(token) > 2:
-            return token.replace("[!", "[^", 1)
-        return _GLOB_REGEX.get(token, re.escape(token))
-
     try:
-        return re.compile("".join(translate(token) for token in _GLOB_TOKEN.findall(glob)))
+        return re.compile(_translate(glob))
     except re.error as error:
         raise ConfigError(f"'{glob}' is no pattern: {error}") from None
 
 
+def _translate(glob: str) -> str:
+    parts = []
+    for token in _GLOB_TOKEN.findall(glob):
+        if len(token) > 2 and token[0] == "{":
+            parts.append("(?:" + "|".join(map(_translate, token[1:-1].split(","))) + ")")
+        elif len(token) > 2 and token[0] == "[":
+            parts.append(token.replace("[!", "[^", 1))
+        else:
+            parts.append(_WILDCARDS.get(token, re.escape(token)))
+    return "".join(parts)
+
+
 def _natural(name: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

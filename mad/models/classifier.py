@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from mad.config import require
 
 Shape = tuple[int, int, int]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Classifier(nn.Module):
@@ -80,11 +81,11 @@ def has_batch_norm(model_config: Any, input_shape: Shape, num_outputs: int) -> b
     """
     with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
         network = _build_network(model_config, input_shape, num_outputs)
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in network.modules())
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Makes weights on the meta device, but not the numbers some models compute their widths from (RegNet)."""
+    """Makes weights on the meta device, but not the numbers from which RegNet computes its widths."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

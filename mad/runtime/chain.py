@@ -108,14 +108,19 @@ def open_reference(reference: str, stage: str, store: Store, settings: Settings)
     Raises:
         ArtifactError: nothing is found, or it was made by another stage than ``stage``.
     """
-    artifact = _open(reference, store, settings)
+    artifact = find_reference(reference, store, settings)
     if artifact.meta["stage"] != stage:
         made = artifact.meta["stage"]
         raise ArtifactError(f"'{reference}' was made by stage '{made}', an artifact of stage '{stage}' is needed")
     return artifact
 
 
-def _open(reference: str, store: Store, settings: Settings) -> Artifact:
+def find_reference(reference: str, store: Store, settings: Settings) -> Artifact:
+    """An artifact of any stage, by the same kinds of reference.
+
+    Raises:
+        ArtifactError: nothing is found, or it is damaged.
+    """
     if reference.startswith(("runs:/", "models:/")):
         if settings.tracking_uri is None:
             raise ArtifactError(f"'{reference}' needs MLflow: leave --no_tracking out")

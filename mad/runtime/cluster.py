@@ -49,7 +49,9 @@ def connect() -> None:
         ray.init(address=address, **options)
     except (ConnectionError, TimeoutError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ClusterError(f"no Ray cluster answers at '{address}': {reason}; unset RAY_ADDRESS for a local one") from None
+        raise ClusterError(
+            f"no Ray cluster answers at '{address}': {reason}; unset RAY_ADDRESS for a local one"
+        ) from None
 
 
 def _check_reachable(address: str) -> None:
@@ -61,7 +63,9 @@ def _check_reachable(address: str) -> None:
         with contextlib.closing(socket.create_connection((host, int(port)), timeout=5)):
             pass
     except (OSError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster answers at '{address}': {error}; unset RAY_ADDRESS for a local one") from None
+        raise ClusterError(
+            f"no Ray cluster answers at '{address}': {error}; unset RAY_ADDRESS for a local one"
+        ) from None
 
 
 def gpu_count() -> int:

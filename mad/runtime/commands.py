@@ -16,6 +16,7 @@ from mad.errors import ConfigError, nearest
 from mad.runtime import chain as chains
 from mad.runtime.engine import UPLOADS, Engine
 from mad.runtime.options import RunOptions, new_engine
+from mad.runtime.sweep_plan import Plan, lines
 from mad.runtime.tracking import RunRecord
 from mad.stages._base import chain_config, load_stage, upstream
 
@@ -58,7 +59,7 @@ def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
     load_stage(target)
     references = chains.reference_names(target)
     options, refs, overrides = split_options(flags, set(references))
-    force = _forced(options.force, target)
+    force = forced(options.force, target)
     with new_engine(options, force) as engine:
         given = {
             references[name]: chains.open_reference(ref, references[name], engine.store, engine.settings)
@@ -78,7 +79,12 @@ def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
     return artifact
 
 
-def _forced(force: str, target: str) -> frozenset[str]:
+def forced(force: str, target: str) -> frozenset[str]:
+    """Names of the stages that ``--force`` recomputes.
+
+    Raises:
+        ConfigError: no such stage.
+    """
     names = [stage.name for stage in upstream(target)]
     if force in ("false", "False"):
         return frozenset()
@@ -100,6 +106,12 @@ def print_plan(engine: Engine, keys: dict[str, str], force: frozenset[str]) -> N
     terminal.table("Plan (nothing was started)", ("stage", "key", "state"), rows)
 
 
+def print_sweep_plan(plan: Plan, engine: Engine) -> None:
+    """Table of shared stages and trials, and what is already done."""
+    terminal.table(f"Plan of sweep {plan.name} (nothing was started)", ("stage", "key", "state"), lines(plan, engine))
+    terminal.out.print(f"{plan.size} trials, {plan.study.algorithm} search, best by {plan.study.metric}")
+
+
 def register(engine: Engine, artifact: Artifact, wanted: str) -> str | None:
     """Register an artifact in MLflow under ``MODEL[@ALIAS]``; returns its ``models:/`` URI.
 
@@ -115,7 +127,7 @@ def register(engine: Engine, artifact: Artifact, wanted: str) -> str | None:
     record.files = [(str(artifact.folder / file), folder) for file in (*names, "meta.json")]
     engine.tracker.start(record)
     engine.tracker.finish(record, "FINISHED")
-    return engine.tracker.register(record, folder, name, alias or "latest")  # type: ignore[attr-defined]
+    return engine.tracker.register(record, folder, name, alias or "latest")
 
 
 def write_json(path: str, data: Any) -> None:
@@ -151,8 +163,10 @@ def help_options(target: str, flags: dict[str, Any]) -> list[tuple[str, list[Opt
     cls = chain_config(stages)
     chosen = {k: v for k, v in flags.items() if k in cls.__dataclass_fields__}
     groups = [("Run", describe(RunOptions, {}))]
-    inputs = [Option(name, "artifact", None, f"what stage '{stage}' made") for name, stage in
-              chains.reference_names(target).items()]
+    inputs = [
+        Option(name, "artifact", None, f"what stage '{stage}' made")
+        for name, stage in chains.reference_names(target).items()
+    ]
     if inputs:
         groups.append(("Inputs: a key, a name, a folder, runs:/<id>/<folder> or models:/<name>@<alias>", inputs))
     data: Data = {}

@@ -7,6 +7,7 @@ import logging
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,7 @@ class Engine:
         device: "cpu" or "cuda".
         force: names of stages that are recomputed even if done.
         parent: run id under which stages are nested.
+        on_epoch: told the state of a detector after every epoch of its fit.
         seconds: wall time of each stage run here.
         hits: stages that were found done.
     """
@@ -55,6 +57,7 @@ class Engine:
     device: str = "cpu"
     force: frozenset[str] = frozenset()
     parent: str | None = None
+    on_epoch: Callable[[int, Any], None] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     hits: list[str] = field(default_factory=list)
 
@@ -101,7 +104,7 @@ class Engine:
         self.tracker.start(record)
         progress = _Live(self.progress, self.tracker, record)
         launcher = self._launcher(progress)
-        context = Context(self.store.draft(key), launcher, self.device, self.progress)
+        context = Context(self.store.draft(key), launcher, self.device, self.progress, self.on_epoch)
         begun = time.monotonic()
         try:
             stage.run(config, inputs, context)
@@ -212,5 +215,3 @@ def git_commit() -> str:
 
 def _git(root: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-

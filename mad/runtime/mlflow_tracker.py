@@ -16,13 +16,13 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
-from mad.errors import ArtifactError  # noqa: E402
-from mad.runtime.settings import Settings  # noqa: E402
-from mad.runtime.tracking import RunRecord  # noqa: E402
+from mad.errors import ArtifactError
+from mad.runtime.settings import Settings
+from mad.runtime.tracking import RunRecord
 
 log = logging.getLogger("mad")
 BATCH = 900
@@ -77,10 +77,9 @@ class MlflowTracker:
             waiting = {"experiment": self.experiment, "record": record.to_json()}
             (self.unsynced / f"{uuid.uuid4().hex}.json").write_text(json.dumps(waiting))
 
-    def find(self, tags: dict[str, str], parent: str | None = None) -> list[Any]:
+    def find(self, tags: dict[str, str]) -> list[Any]:
         """Runs of the experiment that carry all the tags, newest first."""
         terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
-        terms += [f"tags.`mlflow.parentRunId` = '{parent}'"] if parent else []
         found: list[Any] = []
 
         def search() -> None:
@@ -143,10 +142,12 @@ class MlflowTracker:
             return False
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - whatever the store does must not cost a result
+        except Exception as error:
             self._down = True
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("MLflow at %s cannot be reached (%s): going on; send the runs later: mad sync", self.uri, reason)
+            log.warning(
+                "MLflow at %s cannot be reached (%s): going on; send the runs later: mad sync", self.uri, reason
+            )
             return False
         return True
 
@@ -208,7 +209,9 @@ def download(settings: Settings, uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
     except (MlflowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ArtifactError(f"cannot fetch '{uri}' from {without_password(settings.tracking_uri or '')}: {reason}") from None
+        raise ArtifactError(
+            f"cannot fetch '{uri}' from {without_password(settings.tracking_uri or '')}: {reason}"
+        ) from None
 
 
 def _model_source(client: MlflowClient, uri: str) -> str:

@@ -43,7 +43,9 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         for given in (self.name, self.register):
-            require(given is None or (bool(given) and "/" not in given), f"a name may not be empty or hold '/': {given}")
+            require(
+                given is None or (bool(given) and "/" not in given), f"a name may not be empty or hold '/': {given}"
+            )
         require(not (self.register and self.no_tracking), "--register needs MLflow: leave --no_tracking out")
 
 

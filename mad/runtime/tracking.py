@@ -45,6 +45,9 @@ class RunRecord:
 class Tracker(Protocol):
     """An observer of runs. It never raises: what it cannot record it keeps for later and warns once."""
 
+    uri: str | None
+    experiment: str | None
+
     def start(self, record: RunRecord) -> None:
         """Make the run visible; sets ``record.run_id``."""
 
@@ -54,11 +57,18 @@ class Tracker(Protocol):
     def finish(self, record: RunRecord, status: str) -> None:
         """Record the rest and close the run."""
 
+    def find(self, tags: dict[str, str]) -> list[Any]:
+        """Runs that carry all the tags, newest first."""
+
+    def register(self, record: RunRecord, folder: str, name: str, alias: str) -> str | None:
+        """Register a run's uploaded folder as a model version; its URI, or None if that failed."""
+
 
 class NoTracker:
     """Records nothing."""
 
     uri: str | None = None
+    experiment: str | None = None
 
     def start(self, record: RunRecord) -> None:
         """Do nothing."""
@@ -69,6 +79,14 @@ class NoTracker:
     def finish(self, record: RunRecord, status: str) -> None:
         """Close the record."""
         record.status, record.ended = status, time.time()
+
+    def find(self, tags: dict[str, str]) -> list[Any]:
+        """Find nothing."""
+        return []
+
+    def register(self, record: RunRecord, folder: str, name: str, alias: str) -> str | None:
+        """Register nothing."""
+        return None
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -60,8 +60,12 @@ def collect(options: Collect) -> int:
         if store.has(key):
             keep |= {entry["key"] for entry in store.meta(key)["lineage"].values()}
     removed = store.collect(keep, limit, options.dry_run)
-    terminal.table("Would be deleted" if options.dry_run else "Deleted", ("artifact", "bytes"), removed, right=("bytes",))
-    terminal.out.print(f"{len(removed)} artifacts, {sum(size for _, size in removed):,} bytes; {len(store.keys())} left")
+    terminal.table(
+        "Would be deleted" if options.dry_run else "Deleted", ("artifact", "bytes"), removed, right=("bytes",)
+    )
+    terminal.out.print(
+        f"{len(removed)} artifacts, {sum(size for _, size in removed):,} bytes; {len(store.keys())} left"
+    )
     return 0
 
 
@@ -85,5 +89,3 @@ def sync(options: Sync) -> int:
     sent, left = MlflowTracker(settings(), "mad").sync()
     terminal.out.print(f"{sent} runs sent, {left} still waiting")
     return 0 if not left else 2
-
-

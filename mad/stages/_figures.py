@@ -6,7 +6,8 @@ threads of one process do not share a "current" figure.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 Format = Literal["png", "svg", "pdf"]
 
@@ -67,9 +68,11 @@ _METADATA: dict[str, dict[str, None]] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
+@contextmanager
+def style() -> Iterator[None]:
     """The look of all figures whatever the user's matplotlibrc says; also decorates functions that draw."""
-    return matplotlib.style.context(["default", _STYLE])
+    with matplotlib.style.context(["default", _STYLE]):
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -110,6 +113,15 @@ def plain(text: object, limit: int = 24) -> str:
     return words.replace("$", r"\$")
 
 
+def rate(number: float) -> str:
+    """Four decimals that never round to a perfect 0 or 1 what is not."""
+    if not np.isfinite(number):
+        return "–"
+    if 0 < number < 0.00005:
+        return "<0.0001"
+    return ">0.9999" if 0.99995 <= number < 1 else f"{number:.4f}"
+
+
 def scale_auroc(panel: Axes, axis: Literal["x", "y"], values: np.ndarray, name: str) -> None:
     """Scale and label an axis of AUROC values so that differences between good detectors show.
 
@@ -148,9 +160,11 @@ def _auroc_ticks(widest: float, floor: float, perfect: bool) -> list[float]:
     tens = [10.0**-k for k in range(1, 9)]
     fives, twos = [5 * ten for ten in tens], [2 * ten for ten in tens]
     lowest = floor * (1.6 if perfect else 1)  # keeps clear of the tick at 1
-    inside: list[float] = []
     for gaps in (tens + fives + twos, tens + fives, tens, tens[::2]):
-        inside = sorted(round(1 - gap, 9) for gap in gaps if lowest <= gap <= widest)
-        if len(inside) <= 6:
+        ticks = sorted(round(1 - gap, 9) for gap in gaps if lowest <= gap <= widest)
+        if len(ticks) <= 4:
             break
-    return [*inside, 1.0] if perfect else inside
+    if len(ticks) + perfect < 2:
+        even = MaxNLocator(3).tick_values(1 - widest, 1 - lowest)
+        ticks = [float(tick) for tick in even if lowest <= 1 - tick <= widest]
+    return [*ticks, 1.0] if perfect else ticks

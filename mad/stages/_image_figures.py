@@ -24,10 +24,10 @@ HEADINGS = {
 
 @style()
 def mistakes_figure(mistakes: pd.DataFrame, images: Tensor, class_names: list[str]) -> Figure:
-    """A sheet of the rows a detector gets most wrong, framed where they are on the wrong side of the threshold.
+    """A sheet of the rows a detector gets most wrong, framed where the threshold puts them on the wrong side.
 
     Args:
-        mistakes: columns kind, id, label, clean_label, score, flagged; see ``mad.stages.report.worst_mistakes``.
+        mistakes: columns kind, id, label, clean_label, score, flagged, as ``worst_mistakes`` gives them.
         images: (n, C, H, W) in [0, 1], one per line of ``mistakes``.
         class_names: one per class.
     """
@@ -46,15 +46,16 @@ def mistakes_figure(mistakes: pd.DataFrame, images: Tensor, class_names: list[st
         for panel, place, is_wrong in zip(panels, places, wrong, strict=False):
             show(panel, images[place])
             row = mistakes.iloc[place]
-            panel.set_title(f"{plain(row['id'], 20)}\n{_answer(row, class_names)}\n{row['score']:.4g}", fontsize=6.5)
+            facts = plain(row["id"]), _answer(row, class_names), f"{row['score']:.4g}"
+            panel.set_title("\n".join(facts), fontsize=6)
             _frame(panel, VERMILLION if is_wrong else GREY, 1.8 if is_wrong else 0.4)
     return figure
 
 
 def _answer(row: pd.Series[Any], class_names: list[str]) -> str:
     """The row's label, behind its true class where the two differ."""
-    label, true = (plain(class_names[int(row[name])], 14) for name in ("label", "clean_label"))
-    return label if label == true else f"{true} → {label}"
+    label, true = (class_names[int(row[name])] for name in ("label", "clean_label"))
+    return plain(label) if label == true else f"{plain(true, 10)} → {plain(label, 10)}"
 
 
 @style()
@@ -73,22 +74,27 @@ def trigger_figure(split: Split, columns: int = 8) -> Figure:
         raise DataError("no row of this split carries a trigger (variant >= 0)")
     turn = table.groupby("clean_label").cumcount()
     table = table.iloc[np.lexsort((table["clean_label"], turn))[:columns]]
-    triggered = split.images(torch.from_numpy(table.index.to_numpy("int64", copy=True)))
-    clean = split.inputs(torch.from_numpy(table["source"].to_numpy("int64", copy=True))).float() / split.summary["scale"]
+    triggered = split.images(_indices(table.index))
+    clean = split.inputs(_indices(table["source"])).float() / split.summary["scale"]
     change = triggered - clean
     most = float(change.abs().max())
-    shades = 0.5 + change / (2 * max(most, 1e-12))
+    strips = {"clean": clean, "with trigger": triggered, "difference": 0.5 + change / (2 * max(most, 1e-12))}
     figure = new_figure(PAGE_WIDTH * (0.3 + 0.7 * len(table) / max(columns, len(table))), 3.0)
     grid = figure.subplots(3, len(table), squeeze=False)
-    for row, (name, images) in enumerate({"clean": clean, "with trigger": triggered, "difference": shades}.items()):
-        for panel, image in zip(grid[row], images, strict=True):
+    for panels, (name, images) in zip(grid, strips.items(), strict=True):
+        for panel, image in zip(panels, images, strict=True):
             show(panel, image)
             _frame(panel, GREY, 0.4)
-        grid[row][0].set_ylabel(name)
+        panels[0].set_ylabel(name)
     for panel, label in zip(grid[0], table["clean_label"], strict=True):
         panel.set_title(plain(split.class_names[int(label)], 12), fontsize=7)
-    figure.supxlabel(f"difference: mid-grey is no change, full range ±{most:.2g} of the pixel range", fontsize=7)
+    note = f"difference per channel: mid-grey 0, black −{most:.2g}, white +{most:.2g} (pixels go from 0 to 1)"
+    figure.supxlabel(note, fontsize=7)
     return figure
+
+
+def _indices(values: pd.Index | pd.Series) -> Tensor:
+    return torch.from_numpy(values.to_numpy("int64", copy=True))
 
 
 def show(panel: Axes, image: Tensor) -> None:

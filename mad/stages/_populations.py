@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
+from functools import lru_cache
 
 from mad.artifacts import Features
 from mad.detectors._base import Batch, Population
@@ -38,6 +39,24 @@ def batches(features: Features, part: str, layers: list[str]) -> Iterator[Batch]
         offset += size
 
 
-def population(features: Features, part: str, layers: list[str]) -> Population:
-    """A part of the features for fitting."""
-    return Population(list(batches(features, part, layers)), part)
+def population(features: Features, part: str) -> Population:
+    """A part of the features for fitting; its statistics are kept for the next detector on the same part."""
+    return _population(_Key(features), part)
+
+
+class _Key:
+    """Features compared by key: equal keys hold equal bytes."""
+
+    def __init__(self, features: Features):
+        self.features = features
+
+    def __hash__(self) -> int:
+        return hash(self.features.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.features.folder == other.features.folder
+
+
+@lru_cache(maxsize=4)
+def _population(key: _Key, part: str) -> Population:
+    return Population(list(batches(key.features, part, key.features.layers)), part)

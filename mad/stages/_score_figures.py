@@ -25,10 +25,12 @@ from mad.stages._figures import (
     new_figure,
     panel_grid,
     plain,
+    rate,
     style,
 )
 
-BINS = 50
+BINS = 15, 50
+"""fewest and most bins of a histogram; in between they grow with the square root of the rows"""
 TAIL = 0.5
 """per cent of a group of rows that may lie beyond either end of a histogram's axis"""
 WIDE = 20.0
@@ -49,7 +51,8 @@ def titles(columns: list[str], limit: int = 26) -> dict[str, str]:
     names = [column.removeprefix("score/").split(".") for column in layers]
     head = tail = ""
     while len(names) > 1 and max(len(".".join(name)) for name in names) > limit - 2:
-        shared = {end for end in (-1, 0) if min(map(len, names)) > 1 and len({name[end] for name in names}) == 1}
+        cuttable = min(map(len, names)) > 1
+        shared = [end for end in (-1, 0) if cuttable and len({name[end] for name in names}) == 1]
         if -1 in shared:
             names, tail = [name[:-1] for name in names], "…"
         elif 0 in shared:
@@ -69,7 +72,7 @@ def histogram_figure(table: pd.DataFrame, figures: dict[str, Any]) -> Figure:
         figures: ``metrics.json``.
     """
     columns = score_columns(table)
-    across = min(len(columns), 4)
+    across = -(-len(columns) // -(-len(columns) // 4))
     width = PAGE_WIDTH if across > 2 else COLUMN_WIDTH * across / 2 + 1
     figure = new_figure(width, 1.45 * -(-len(columns) // across) + 0.75)
     trusted, anomalous = table["part"] == "calibration", table["is_anomalous"].astype(bool)
@@ -81,7 +84,7 @@ def histogram_figure(table: pd.DataFrame, figures: dict[str, Any]) -> Figure:
         panel.set_title(title, fontsize=7)
     cut = figures["threshold"]
     if np.isfinite(cut["score"]):
-        name = f"threshold ({100 * cut['false_positive_rate']:g}% false positives)"
+        name = f"threshold (aim: {100 * cut['false_positive_rate']:g}% false positives)"
         panels[0].axvline(cut["score"], color=BLACK, lw=0.9, ls="--", label=name)
     figure.supxlabel("anomaly score (end bins also hold the rows beyond the axis)", fontsize=8)
     figure.supylabel("rows per bin", fontsize=8)
@@ -92,18 +95,20 @@ def histogram_figure(table: pd.DataFrame, figures: dict[str, Any]) -> Figure:
 
 def _histogram(panel: Axes, groups: Groups) -> None:
     edges = _edges(panel, groups)
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "clean": dict(color=BLUE, fill=True, alpha=0.55, lw=0, label="clean"),
         "anomalous": dict(color=VERMILLION, fill=True, alpha=0.55, lw=0, label="anomalous"),
         "trusted": dict(color=BLACK, lw=0.7, label="held-out trusted (outline)"),
     }
+    top = 12.0  # the axis always shows both 1 and 10
     for name, values in groups.items():
         if len(values):
             counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
             # A log axis has no zero: empty bins lie on its lower end.
             panel.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, **looks[name])
+            top = max(top, 1.5 * counts.max())
     panel.set_yscale("log")
-    panel.set_ylim(0.5, None)
+    panel.set_ylim(0.5, top)
     panel.yaxis.set_major_locator(LogLocator(numticks=5))
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
@@ -122,21 +127,22 @@ def _edges(panel: Axes, groups: Groups) -> np.ndarray:
         low, high = low - margin, high + margin
     panel.set_xlim(low, high)
     clean = groups["clean"] if len(groups["clean"]) else np.array([low, high])
+    bins = int(np.clip(1.5 * np.sqrt(sum(map(len, groups.values()))), *BINS))
     bulk = float(np.subtract(*np.percentile(clean, [95, 5])))
     if bulk <= 0 or high - low <= WIDE * bulk:
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
-        return np.linspace(low, high, BINS + 1)
+        return np.linspace(low, high, bins + 1)
     if low > 0 and high > WIDE * low:
         panel.set_xscale("log")
         panel.xaxis.set_major_locator(LogLocator(numticks=5))
         panel.xaxis.set_minor_formatter(NullFormatter())
-        return np.geomspace(low, high, BINS + 1)
+        return np.geomspace(low, high, bins + 1)
     # Standardised scores lie on both sides of zero: linear among the bulk, logarithmic beyond.
     panel.set_xscale("asinh", linear_width=bulk)
     panel.xaxis.set_major_locator(FixedLocator(_asinh_ticks(low, high, bulk)))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{score:g}"))
-    return bulk * np.sinh(np.linspace(np.arcsinh(low / bulk), np.arcsinh(high / bulk), BINS + 1))
+    return bulk * np.sinh(np.linspace(np.arcsinh(low / bulk), np.arcsinh(high / bulk), bins + 1))
 
 
 def _asinh_ticks(low: float, high: float, linear: float) -> list[float]:
@@ -203,10 +209,12 @@ def roc_figure(table: pd.DataFrame, figures: dict[str, Any]) -> Figure:
         right.plot(filled[0][order], filled[1][order], **look)
 
     cut = figures["threshold"]
-    point = cut["realized_false_positive_rate"], cut["true_positive_rate"]
+    false, true = cut["realized_false_positive_rate"], cut["true_positive_rate"]
     for panel in (left, right):
         panel.plot(np.append(0, grid), np.append(0, grid), color=GREY, lw=0.7, ls=":", label="chance")
-        panel.plot(*point, "o", color=BLACK, ms=4, clip_on=False, zorder=3, label="aggregate at its threshold")
+        if panel is left or false > 0:  # a log axis has no zero
+            look = dict(color=BLACK, ms=4, clip_on=False, zorder=3)
+            panel.plot(false, true, "o", label="aggregate at its threshold", **look)
     _draw_columns(figure, [left, right], rows, figures, "auroc", "AUROC", draw)
     left.set(xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
     note = f"false-positive rate (log axis from 1/{normal:,}, one clean row)"
@@ -254,12 +262,12 @@ def _draw_columns(
     best = max(layers, key=lambda column: values[column], default=None)
     for number, column in enumerate(layers):
         color = DEPTH(number / (len(layers) - 1)) if many else CYCLE[number]
-        text = f"{'best layer, ' if many else ''}{shown[column]}: {name} {values[column]:.4f}"
+        text = f"{'best layer, ' if many else ''}{shown[column]}: {name} {rate(values[column])}"
         look = {"color": color, "lw": 0.8, "label": text if not many or column == best else None}
         draw(rows[column].to_numpy(float), labels, look)
-    text = f"aggregate: {name} {values[aggregate]:.4f}"
+    text = f"aggregate: {name} {rate(values[aggregate])}"
     low, high = figures["intervals"].get(aggregate, {}).get(metric, (np.nan, np.nan))
-    text += f" [{low:.4f}, {high:.4f}]" if np.isfinite([low, high]).all() else ""
+    text += f" [{rate(low)}, {rate(high)}]" if np.isfinite([low, high]).all() else ""
     draw(rows[aggregate].to_numpy(float), labels, {"color": BLACK, "lw": 1.6, "label": text})
     if many:
         scale = ScalarMappable(Normalize(1, len(layers)), DEPTH)

@@ -23,6 +23,7 @@ from mad.stages._figures import (
     new_figure,
     panel_grid,
     plain,
+    rate,
     scale_auroc,
     style,
 )
@@ -53,10 +54,16 @@ def leaderboard_figure(rows: pd.DataFrame) -> Figure:
     panel, numbers = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1.5])
     scale_auroc(panel, "x", np.concatenate([value, low, high, validation]), "AUROC")
     panel.hlines(place, 0, 1, color=FAINT, lw=0.5, zorder=0)
-    panel.hlines(place, low, high, color=BLUE, lw=1.4, label="95% interval")
-    panel.plot(value, place, "o", color=BLUE, ms=4, clip_on=False, label="test")
-    look = dict(color=VERMILLION, mfc="white", ms=3, mew=0.8, clip_on=False)
-    panel.plot(validation, place - 0.25, "D", label="validation", **look)
+    if np.isfinite(high - low).any():
+        panel.hlines(place, low, high, color=BLUE, lw=1.4, label="95% interval")
+    looks: dict[str, dict[str, Any]] = {
+        "test": dict(color=BLUE, marker="o", ms=4),
+        "validation": dict(color=VERMILLION, marker="D", ms=3, mfc="white", mew=0.8),
+    }
+    for (name, look), x, y in zip(looks.items(), (value, validation), (place, place - 0.25), strict=True):
+        known = np.isfinite(x)
+        if known.any():
+            panel.plot(x[known], y[known], ls="none", clip_on=False, label=name, **look)
     if panel.get_xlim()[0] < 0.5:
         panel.axvline(0.5, color=GREY, lw=0.7, ls=":", label="chance")
     _name_rows(panel, [plain(name) for name in reversed(list(table["detector"]))])
@@ -80,8 +87,7 @@ def _number_columns(panel: Axes, table: pd.DataFrame, place: np.ndarray) -> None
     for column, (name, title) in enumerate({"auroc": "AUROC", "ap": "AP", "fpr95": "FPR95"}.items(), start=1):
         panel.text(column, len(table) - 0.4, title, ha="right", va="bottom", fontsize=7)
         for y, number in zip(place, _numbers(table, name), strict=True):
-            text = f"{number:.4f}" if np.isfinite(number) else "–"
-            panel.text(column, y, text, ha="right", va="center", fontsize=7)
+            panel.text(column, y, rate(number), ha="right", va="center", fontsize=7)
 
 
 @style()
@@ -89,25 +95,21 @@ def search_figure(trials: pd.DataFrame) -> Figure:
     """Validation AUROC of every trial: per detector, then against every setting that varies.
 
     Args:
-        trials: one line per trial, columns detector, val_auroc and any ``config.*``; a setting is missing where
-            the trial's detector does not have it, and such trials are left out of its panel.
+        trials: one line per trial, columns detector, val_auroc and any ``config.*``; a setting is missing
+            where the trial's detector does not have it, and such trials are left out of its panel.
     """
     table = trials[np.isfinite(_numbers(trials, "val_auroc"))]
     best = table.groupby(table["detector"].astype(str))["val_auroc"].max()
     names = list(best.sort_values(ascending=False, kind="stable").index)
     varied = [column for column in table.columns if column.startswith("config.") and _varies(table, column)]
-    strip, grid = 0.2 * len(names) + 0.65, 1.75 * -(-len(varied) // 3)
-    figure = new_figure(PAGE_WIDTH, strip + grid)
-    parts = figure.subfigures(2 if varied else 1, 1, height_ratios=[strip, grid][: 2 if varied else 1], squeeze=False)[:, 0]
+    heights = [0.2 * max(len(names), 2) + 0.65, *([1.7 * -(-len(varied) // 3)] if varied else [])]
+    figure = new_figure(PAGE_WIDTH, sum(heights))
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _detector_strip(parts[0].subplots(), table, names)
     if varied:
-        panels = panel_grid(parts[1], len(varied), 3, sharey=True)
-        for panel, column in zip(panels, varied, strict=True):
-            _setting(panel, table, column, names)
-        scale_auroc(panels[0], "y", _numbers(table, "val_auroc"), "validation AUROC")
-        label = panels[0].get_ylabel()
-        panels[0].set_ylabel("")
-        parts[1].supylabel(label, fontsize=8)
+        for panel, column in zip(panel_grid(parts[1], len(varied), 3), varied, strict=True):
+            _setting(panel, table[table[column].notna()], column, names)
+        parts[1].supylabel("validation AUROC", fontsize=8)
     return figure
 
 
@@ -119,7 +121,7 @@ def _varies(table: pd.DataFrame, column: str) -> bool:
 def _look(names: list[str], name: str) -> dict[str, Any]:
     """Colour and marker of a detector: each pair occurs once among forty-two."""
     rank = names.index(name)
-    look = {"color": CYCLE[rank % len(CYCLE)], "marker": MARKERS[(rank // len(CYCLE) + rank) % len(MARKERS)]}
+    look = {"color": CYCLE[rank % len(CYCLE)], "marker": MARKERS[rank % len(MARKERS)]}
     return {**look, "ls": "none", "ms": 3.5, "alpha": 0.8, "mew": 0}
 
 
@@ -137,31 +139,41 @@ def _detector_strip(panel: Axes, table: pd.DataFrame, names: list[str]) -> None:
         panel.plot(values.max(), place, "|", color=BLACK, ms=9, mew=1.2, clip_on=False)
     counts = table["detector"].astype(str).value_counts()
     _name_rows(panel, [f"{plain(name)} ({counts[name]})" for name in reversed(names)])
-    panel.set_title("trials per detector (count); bar: the best; colours and shapes hold below", loc="left")
+    note = "one mark per trial (number of trials), bar: the best; same colours and shapes below"
+    panel.set_title(note, loc="left")
 
 
 def _setting(panel: Axes, table: pd.DataFrame, column: str, names: list[str]) -> None:
-    """One hyper-parameter: numbers on a (log) axis, anything else, or a mixture, in slots."""
-    found = table[table[column].notna()]
-    booleans = found[column].map(lambda value: isinstance(value, (bool, np.bool_))).any()
-    x = np.full(len(found), np.nan) if booleans else _numbers(found, column)
+    """One hyper-parameter: numbers on a (log) axis; anything else, or a mixture, in slots."""
+    y = _numbers(table, "val_auroc")
+    scale_auroc(panel, "y", y, "")
+    panel.set_ylabel("")
+    booleans = table[column].map(lambda value: isinstance(value, (bool, np.bool_))).any()
+    x = np.full(len(table), np.nan) if booleans else _numbers(table, column)
     if np.isfinite(x).all():
         spans_decades = x.min() > 0 and x.max() / x.min() >= 50
         panel.set_xscale("log" if spans_decades else "linear")
         if not spans_decades:
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=bool((x == np.round(x)).all())))
     else:
-        texts = found[column].map(str)
-        order = sorted(set(texts), key=lambda text: (pd.isna(pd.to_numeric(text, errors="coerce")), len(text), text))
-        x = texts.map(order.index).to_numpy(float) + _spread(len(texts))
-        slanted = sum(len(text) for text in order) > 24
-        labels = [plain(text, 14) for text in order]
-        panel.set_xticks(range(len(order)), labels, rotation=25 if slanted else 0, ha="right" if slanted else "center")
-    detectors, y = found["detector"].astype(str).to_numpy(), _numbers(found, "val_auroc")
-    for name in names:
+        x = _slots(panel, table[column].map(str))
+    detectors = table["detector"].astype(str).to_numpy()
+    for name in filter(set(detectors).__contains__, names):
         mine = detectors == name
         panel.plot(x[mine], y[mine], clip_on=False, **_look(names, name))
     panel.set_xlabel(plain(column.removeprefix("config."), 34))
+
+
+def _slots(panel: Axes, texts: pd.Series[str]) -> np.ndarray:
+    """One place on the axis per distinct text, numbers first; (n,) places, spread within their slots."""
+    numbers = pd.to_numeric(texts, errors="coerce").fillna(np.inf)
+    sorted_texts = pd.DataFrame({"number": numbers, "text": texts}).sort_values(["number", "text"])["text"]
+    order = list(sorted_texts.unique())
+    slanted = sum(map(len, order)) > 24
+    labels = [plain(text, 14) for text in order]
+    turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if slanted else {}
+    panel.set_xticks(range(len(order)), labels, **turned)
+    return texts.map(order.index).to_numpy(float) + _spread(len(texts))
 
 
 @style()
@@ -169,7 +181,8 @@ def training_figure(history: list[dict[str, Any]]) -> Figure:
     """Loss, clean accuracy and attack success rate of every epoch.
 
     Args:
-        history: one dict per epoch, keys loss, clean_accuracy, attack_success_rate; what is missing is left out.
+        history: one dict per epoch, keys loss, clean_accuracy, attack_success_rate; what is missing is left
+            out.
     """
     table = pd.DataFrame(history)
     epochs = np.arange(1, len(table) + 1)
@@ -188,9 +201,10 @@ def training_figure(history: list[dict[str, Any]]) -> Figure:
     }
     for name, (label, color, line) in shown.items():
         values = 100 * _numbers(table, name)
+        look = dict(color=color, ls=line, marker=marker, ms=2.5, clip_on=False)
         if np.isfinite(values).any():
-            bottom.plot(epochs, values, color=color, ls=line, marker=marker, ms=2.5, label=label, clip_on=False)
-    bottom.set(ylim=(0, 100), xlabel="epoch", ylabel="validation rows (%)")
+            bottom.plot(epochs, values, label=label, **look)
+    bottom.set(xlim=(0.5, len(table) + 0.5), ylim=(0, 100), xlabel="epoch", ylabel="validation rows (%)")
     bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
     if bottom.lines:

@@ -102,7 +102,10 @@ def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
         found = roc.bootstrap(scores, labels, derive(seed, "bootstrap"), options.bootstrap)
         for column, of_column in zip(columns, found, strict=True):
             limits = {name: [v.low, v.high] for name, v in zip(METRICS, of_column, strict=True)}
-            intervals[column] = {**limits, "auroc_delong": list(roc.delong(scores[:, columns.index(column)], labels)[1:])}
+            intervals[column] = {
+                **limits,
+                "auroc_delong": list(roc.delong(scores[:, columns.index(column)], labels)[1:]),
+            }
     trusted = table.loc[table["part"] == "calibration", "score"].to_numpy()
     threshold = roc.threshold_at_fpr(trusted, options.false_positive_rate)
     joint = rows["score"].to_numpy()

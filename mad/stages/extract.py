@@ -19,7 +19,7 @@ from mad.config import placement, require, to_data
 from mad.context import Context
 from mad.models.capture import capture, resolve
 from mad.models.load import load_classifier
-from mad.models.pooling import pool
+from mad.models.pooling import check_how, pool
 from mad.stages._base import Stage
 from mad.store import Store
 from mad.tasks._base import PARTS
@@ -53,6 +53,7 @@ class Options:
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
         require(self.chunk_rows >= 1, f"chunk_rows must be 1 or more, got {self.chunk_rows}")
+        check_how(self.pool)
         unknown = sorted(set(self.parts) - set(PARTS))
         require(not unknown, f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
         require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
@@ -101,16 +102,13 @@ def chunk_worker(payload: dict[str, Any], device: str) -> Callable[[int, Path], 
 def _features(
     model: torch.nn.Module, names: list[str], images: Tensor, options: Options, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    with torch.inference_mode():
-        layers, logits = capture(model.network, names, lambda: model(images), stop_early=not options.logits)
-        features = {}
-        for name in names:
-            axis = options.channel_axis if layers[name].ndim == 4 else None
-            h = pool(layers[name], None, options.pool, axis)
-            features[name] = (h if dtype is None else h.to(dtype)).cpu().contiguous()
-        if options.logits:
-            features["logits"] = logits.float().cpu()
-    return features
+    def reduce(name: str, h: Tensor) -> Tensor:
+        pooled = pool(h, None, options.pool, options.channel_axis if h.ndim == 4 else None)
+        return (pooled if dtype is None else pooled.to(dtype)).cpu().contiguous()
+
+    stop_early = not options.logits
+    features, logits = capture(model.network, names, lambda: model(images), stop_early=stop_early, reduce=reduce)
+    return features if logits is None else {**features, "logits": logits.float().cpu()}
 
 
 def _save(tensors: dict[str, Tensor], names: list[str], path: Path) -> None:
@@ -129,8 +127,8 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     checkpoint: Checkpoint = inputs["checkpoint"]
     options = config.extract
     description = checkpoint.json("model.json")
-    if description["input_shape"] != list(split.input_shape):
-        require(False, f"the checkpoint takes inputs {description['input_shape']}, the task has {split.input_shape}")
+    taken, given = description["input_shape"], list(split.input_shape)
+    require(taken == given, f"the checkpoint takes inputs of shape {taken}, those of the task have {given}")
     rows = rows_of_parts(split, options.parts)
     payload = {
         "extract": to_data(options),

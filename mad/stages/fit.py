@@ -35,7 +35,7 @@ def new_detector(config: Any) -> Detector:
 
 def populations(features: Features, detector: Detector) -> dict[str, Population]:
     """The populations a detector is fitted on."""
-    return {name: population(features, name, features.layers) for name in detector.fits_on}
+    return {name: population(features, name) for name in detector.fits_on}
 
 
 def fit(config: Config, given: dict[str, Population], report: Any = None) -> Detector:
@@ -67,7 +67,8 @@ def load_detector(fitted: FittedDetector) -> Detector:
 def run(config: Config, inputs: dict[str, Features], context: Context) -> None:
     """Fit and write."""
     features = inputs["features"]
-    write(config, fit(config, populations(features, new_detector(config.detector))), context)
+    given = populations(features, new_detector(config.detector))
+    write(config, fit(config, given, context.on_epoch), context)
 
 
 STAGE = Stage("fit", Config, {"features": "extract"}, run)

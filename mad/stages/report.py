@@ -1,6 +1,6 @@
 """report: figures of one detector's scores, and the rows it gets most wrong.
 
-The figures of whole studies are here to import too; all draw on data alone and return a matplotlib ``Figure``.
+The figures of whole studies are here to import too; all take data alone and return a ``Figure``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Options:
     """rows shown of each kind: clean with the highest scores, anomalous with the lowest; 0 for none"""
 
     def __post_init__(self) -> None:
+        """Check the ranges."""
         require(20 <= self.dpi <= 1200, f"dpi must be between 20 and 1200, got {self.dpi}")
         require(self.worst_mistakes >= 0, f"worst_mistakes must be 0 or more, got {self.worst_mistakes}")
 
@@ -82,7 +83,8 @@ def worst_mistakes(table: pd.DataFrame, threshold: float, count: int) -> pd.Data
     found = []
     for kind, members in (("clean", rows[~anomalous]), ("anomalous", rows[anomalous])):
         worst = members.sort_values("score", ascending=kind == "anomalous", kind="stable").head(count)
-        found.append(worst.assign(kind=kind, rank=range(1, len(worst) + 1), flagged=worst["score"] > threshold))
+        flagged = worst["score"] > threshold
+        found.append(worst.assign(kind=kind, rank=range(1, len(worst) + 1), flagged=flagged))
     return pd.concat(found, ignore_index=True)[MISTAKE_COLUMNS]
 
 
@@ -94,7 +96,8 @@ def rows_by_id(split: Split, ids: pd.Series[str]) -> torch.Tensor:
     """
     numbers = pd.Index(split.rows["id"]).get_indexer(pd.Index(ids))
     if (numbers < 0).any():
-        raise DataError(f"the scores are not of this split: it has no row '{ids.iloc[int((numbers < 0).argmax())]}'")
+        unknown = ids.iloc[int((numbers < 0).argmax())]
+        raise DataError(f"the scores are not of this split: it has no row '{unknown}'")
     return torch.from_numpy(numbers.astype("int64"))
 
 

@@ -14,9 +14,7 @@ BLOCK_ELEMENTS = 2**23  # values held at once, 32 MB of float32
 SPARE = 8  # candidates beyond k that the float32 pass hands to the float64 pass
 
 
-def nearest(
-    queries: Tensor, reference: Tensor, k: int, metric: Metric = "euclidean"
-) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, reference: Tensor, k: int, metric: Metric = "euclidean") -> tuple[Tensor, Tensor]:
     """The k nearest reference rows of each query.
 
     Candidates come from a float32 matrix product about the reference mean; their distances are then computed

@@ -75,14 +75,9 @@ def crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
     Returns:
         (n, C, H, W).
     """
-    n, channels, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
-    device = images.device
-    rows = offsets[:, 0, None] + torch.arange(height, device=device)
-    columns = offsets[:, 1, None] + torch.arange(width, device=device)
-    image = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    height, width = images.shape[-2:]
+    windows = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:

@@ -130,14 +130,15 @@ def _read(name: str, root: str | None, download: bool) -> Parts:
         parts = source.read(_folder(root), download)
         _check(parts, len(source.class_names))
     except UNREADABLE as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, root, error) from error
     return parts
 
 
-def _unreadable(name: str, error: Exception) -> DataError:
+def _unreadable(name: str, root: str | None, error: Exception) -> DataError:
     # torchvision's advice names an argument of its own; ours is an option.
     reason = " ".join(str(error).split()).partition(" You can use download=True")[0].rstrip(".")
-    return DataError(f"{name}: {reason}; expected {_SOURCES[name].layout}; --task.download fetches it")
+    layout = _SOURCES[name].layout.replace("ROOT", root or "ROOT")
+    return DataError(f"{name}: {reason}; expected {layout}; --task.download fetches it")
 
 
 def _folder(root: str | None) -> Path:
@@ -227,7 +228,7 @@ def _read_gtsrb(root: Path, download: bool) -> Parts:
 
 
 def _gtsrb_digest(root: str | None, download: bool) -> str:
-    """Digest of the files: decoding and resizing forty thousand of them takes far longer than reading them."""
+    """Digest of the files: decoding and resizing forty thousand of them takes far longer."""
     sha = hashlib.sha256()
     try:
         base = _folder(root) / "gtsrb"
@@ -242,7 +243,7 @@ def _gtsrb_digest(root: str | None, download: bool) -> str:
             content = files[name].read_bytes()
             sha.update(f"{name}\0{len(content)}\0".encode() + content)
     except UNREADABLE as error:
-        raise _unreadable("gtsrb", error) from error
+        raise _unreadable("gtsrb", root, error) from error
     return sha.hexdigest()
 
 

@@ -231,9 +231,7 @@ def _trigger_name(config: Config) -> str:
     return registry.name_of("triggers", type(config.trigger).__module__)
 
 
-def _triggered(
-    config: Config, images: _images.Images, source: Tensor, seed: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _triggered(config: Config, images: _images.Images, source: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The images ``source`` with the trigger applied, and the tensors that define it."""
     trigger = registry.load("triggers", _trigger_name(config))
     shape = tuple(images.inputs.shape[1:])

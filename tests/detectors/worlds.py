@@ -30,7 +30,7 @@ def world(positions: int = 0, dtype: torch.dtype = torch.float32) -> World:
     draws = torch.Generator().manual_seed(11)
     geometry = {
         layer: (
-            1.5 * torch.randn(CLASSES, d, generator=draws),
+            3 + 0.7 * torch.randn(CLASSES, d, generator=draws),
             0.5 + torch.rand(d, generator=draws),
             torch.nn.functional.normalize(torch.randn(d, generator=draws), dim=0),
         )

@@ -10,6 +10,7 @@ from mad.models.capture import capture, resolve
 from mad.models.classifier import has_batch_norm
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
+COUNTS = [2, 10, 43]
 SMALL = {
     "mlp": mlp.Config(hidden=(16, 8)),
     "cnn": cnn.Config(channels=(4, 6), dense=(8,)),
@@ -28,13 +29,29 @@ SMALL = {
 }
 
 
+# Every shape with every count for what is cheap to build, each shape and count once for the rest.
+CASES = [
+    (name, shape, count)
+    for name, config in SMALL.items()
+    for i, shape in enumerate(SHAPES)
+    for count in ([COUNTS[i]] if isinstance(config, torchvision.Config) else COUNTS)
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Nets this small only lose time to threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def architecture(config):
     return registry.load("models", type(config).__module__.rsplit(".", 1)[-1])
 
 
-@pytest.mark.parametrize("num_outputs", [2, 10, 43])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "shape", "num_outputs"), CASES)
 def test_b1_33_any_image_size_channel_count_and_class_count(name, shape, num_outputs):
     module = architecture(SMALL[name])
     network = module.build(SMALL[name], shape, num_outputs).eval()
@@ -123,6 +140,14 @@ def test_preactresnet_projection_starts_behind_the_activation():
         nn.init.zeros_(conv.weight)
     x = torch.randn(2, 4, 8, 8)
     torch.testing.assert_close(block(x), block.shortcut(torch.relu(block.norms[0](x))))
+
+
+def test_preactresnet_first_unit_shares_its_activation_with_the_skip_path():
+    block = preactresnet.build(preactresnet.Config(width=4), (3, 8, 8), 2).eval().stage1[0]
+    for conv in block.convs:
+        nn.init.zeros_(conv.weight)
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(block(x), torch.relu(block.norms[0](x)))
 
 
 def test_torchvision_resizes_small_inputs_and_leaves_large_ones():

@@ -64,7 +64,7 @@ def test_cifar10_is_read_with_channels_first(cifar10):
 def test_cifar10_with_other_sums_is_not_unpickled(tmp_path):
     write_cifar10(tmp_path)
     with pytest.raises(
-        DataError, match="cifar10: Dataset not found or corrupted; expected ROOT/cifar-10-batches-py"
+        DataError, match="cifar10: Dataset not found or corrupted; expected .*/cifar-10-batches-py"
     ):
         _images.load("cifar10", str(tmp_path), False)
 
@@ -106,10 +106,10 @@ def test_gtsrb_digest_depends_on_every_file_not_on_the_path(tmp_path):
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
-        ("mnist", "ROOT/MNIST/raw/"),
-        ("fashion_mnist", "ROOT/FashionMNIST/raw/"),
-        ("cifar10", "ROOT/cifar-10-batches-py/"),
-        ("gtsrb", "ROOT/gtsrb/"),
+        ("mnist", "MNIST/raw/"),
+        ("fashion_mnist", "FashionMNIST/raw/"),
+        ("cifar10", "cifar-10-batches-py/"),
+        ("gtsrb", "gtsrb/"),
     ],
 )
 def test_missing_files_name_the_layout_and_the_option(tmp_path, name, layout):
@@ -117,7 +117,11 @@ def test_missing_files_name_the_layout_and_the_option(tmp_path, name, layout):
         with pytest.raises(DataError) as error:
             read(name, root, False)
         message = one_line(error)
-        assert message.startswith(f"{name}: ") and layout in message and "--task.download" in message
+        assert (
+            message.startswith(f"{name}: ")
+            and f"{root or 'ROOT'}/{layout}" in message
+            and "--task.download" in message
+        )
     assert not list(tmp_path.iterdir()), "nothing is fetched or created unless asked"
 
 
@@ -141,7 +145,7 @@ def truncate(path):
 def test_damaged_idx_files_are_one_line(tmp_path, packed, file, damage):
     write_mnist(tmp_path, 30, 10, packed=packed)
     damage(tmp_path / "MNIST" / "raw" / file)
-    with pytest.raises(DataError, match="expected ROOT/MNIST/raw") as error:
+    with pytest.raises(DataError, match="expected .*/MNIST/raw") as error:
         _images.load("mnist", str(tmp_path), False)
     one_line(error)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -14,7 +16,12 @@ from mad.config import require
 
 LAYERS = ("layers.*.output",)
 
-POOLINGS = {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}
+# Rounding up keeps a map of one pixel alive, so any depth fits any image.
+POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "max": partial(nn.MaxPool2d, 2, ceil_mode=True),
+    "mean": partial(nn.AvgPool2d, 2, ceil_mode=True),
+    "none": nn.Identity,
+}
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,8 @@ def _convolutions(config: Config, num_channels: int) -> list[nn.Module]:
     inputs = (num_channels, *config.channels)
     blocks: list[nn.Module] = []
     for a, b, kernel, stride in zip(inputs, config.channels, kernels, strides, strict=False):
-        block = [nn.Conv2d(a, b, kernel, stride, padding=kernel // 2), nn.ReLU()]
-        if config.pooling != "none":
-            # Rounding up keeps a map of one pixel alive, so any depth fits any image.
-            block.append(POOLINGS[config.pooling](2, ceil_mode=True))
-        blocks.append(nn.Sequential(*block))
+        convolution = nn.Conv2d(a, b, kernel, stride, padding=kernel // 2)
+        blocks.append(nn.Sequential(convolution, nn.ReLU(), POOLINGS[config.pooling]()))
     return blocks
 
 

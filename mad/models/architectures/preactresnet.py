@@ -66,6 +66,11 @@ class Block(nn.Module):
 class PreActResNet(nn.Module):
     """``stem``, ``stage1`` to ``stage4``, ``norm`` and a linear ``head``."""
 
+    stage1: nn.Sequential
+    stage2: nn.Sequential
+    stage3: nn.Sequential
+    stage4: nn.Sequential
+
     def __init__(self, config: Config, num_channels: int, num_outputs: int):
         super().__init__()
         self.stem = _conv(num_channels, config.width, 3)

@@ -73,7 +73,7 @@ def build(config: Config, input_shape: tuple[int, int, int], num_outputs: int) -
         options |= {"aux_logits": False, "init_weights": True}
     model = torchvision.models.get_model(config.classifier, weights=None, **options)
     if input_shape[0] != 3:
-        _replace_first_convolution(model, input_shape[0])
+        _adapt_first_convolution(model, input_shape[0])
     network = Resized(model, _size(config, input_shape))
     _check_accepts(network, input_shape, config.classifier)
     return network
@@ -88,20 +88,11 @@ def _size(config: Config, input_shape: tuple[int, int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _replace_first_convolution(model: nn.Module, num_channels: int) -> None:
-    name, old = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        num_channels,
-        old.out_channels,
-        old.kernel_size,
-        old.stride,
-        old.padding,
-        old.dilation,
-        bias=old.bias is not None,
-    )
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+def _adapt_first_convolution(model: nn.Module, num_channels: int) -> None:
+    conv = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    conv.in_channels = num_channels
+    conv.weight = nn.Parameter(conv.weight.new_empty(conv.out_channels, num_channels, *conv.kernel_size))
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _check_accepts(network: nn.Module, input_shape: tuple[int, int, int], name: str) -> None:

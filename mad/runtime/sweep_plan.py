@@ -1,0 +1,139 @@
+"""Planning a sweep: configurations grouped by the features they share, and what is already done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mad.config import Data, fingerprint
+from mad.errors import ConfigError
+from mad.runtime import chain as chains
+from mad.runtime.chain import Chain
+from mad.runtime.engine import Engine
+from mad.runtime.study import Space, Study, expand, override
+from mad.runtime.trial import Job
+from mad.stages._base import chain_config, upstream
+
+SHARED = "extract"
+"""Last of the stages that trials share."""
+WHOLE = "report"
+"""Last of the stages a sweep runs for what it chose."""
+TRIAL_SECTIONS = ("detector", "detect")
+
+
+@dataclass
+class Trial:
+    """One configuration: its overrides, parsed config and the keys of what it makes."""
+
+    overrides: Space
+    config: Any
+    fit: str
+    detect: str
+    done: bool
+
+
+@dataclass
+class Group:
+    """The trials that read the same features, and the chain that makes these."""
+
+    chain: Chain
+    keys: dict[str, str]
+    job: Job
+    trials: dict[str, Trial] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[Trial]:
+        """Trials that are not done."""
+        return [trial for trial in self.trials.values() if not trial.done]
+
+
+@dataclass
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        name: of the study.
+        study: spaces and objective.
+        seed: the root seed.
+        groups: by key of the features.
+        key: names the sweep; the same command has the same key.
+    """
+
+    name: str
+    study: Study
+    seed: int
+    groups: dict[str, Group]
+    key: str
+
+    @property
+    def size(self) -> int:
+        """Number of trials; for a search that chooses as it goes, the number asked for."""
+        return sum(len(g.trials) for g in self.groups.values()) or self.study.samples
+
+
+def make_plan(study: Study, name: str, flags: dict[str, Any], engine: Engine) -> Plan:
+    """Expand a study, drop duplicates, and see what is already done.
+
+    Raises:
+        ConfigError: unknown or invalid settings, in the base or in any configuration.
+    """
+    cls = chain_config(upstream(WHOLE))
+    study, rest = override(study, cls, flags)
+    whole = chains.resolve(WHOLE, study.base, rest, {}, engine.store)
+    seed = whole.config.seed
+    groups: dict[str, Group] = {}
+    if study.algorithm == "optuna":
+        _check_searchable(study)
+        group = _group(whole.data, {}, seed, engine)
+        groups[group.keys[SHARED]] = group
+    by_shared: dict[str, Group] = {}
+    for overrides in [] if study.algorithm == "optuna" else expand(study, seed):
+        own = {k: v for k, v in overrides.items() if k.partition(".")[0] in TRIAL_SECTIONS}
+        shared = {k: v for k, v in overrides.items() if k not in own}
+        label = repr(sorted(shared.items()))
+        if label not in by_shared:
+            group = _group(whole.data, shared, seed, engine)
+            by_shared[label] = groups.setdefault(group.keys[SHARED], group)
+        _add_trial(by_shared[label], own, engine)
+    facts = {"sweep": name, "data": whole.data, "spaces": study.search, "seed": seed, "algorithm": study.algorithm}
+    facts |= {"samples": study.num_samples, "features": sorted(groups)}
+    return Plan(name, study, seed, groups, f"sweep-{fingerprint(facts)}")
+
+
+def _check_searchable(study: Study) -> None:
+    for name in {name for space in study.search for name in space}:
+        if name.partition(".")[0] not in TRIAL_SECTIONS:
+            raise ConfigError(f"optuna searches detector and detect settings, not '{name}': use grid or random")
+
+
+def _group(data: Data, shared: Space, seed: int, engine: Engine) -> Group:
+    sections = chain_config(upstream(SHARED)).__dataclass_fields__
+    base = {k: v for k, v in data.items() if k in sections}
+    chain = chains.resolve(SHARED, base, shared, {}, engine.store)
+    keys = chains.keys(engine, chain)
+    own = {k: v for k, v in data.items() if k in TRIAL_SECTIONS}
+    where = engine.settings
+    job = Job(str(where.home), where.store, engine.device, keys[SHARED], {**own, "seed": seed})
+    return Group(chain, keys, job)
+
+
+def _add_trial(group: Group, overrides: Space, engine: Engine) -> None:
+    config = group.job.chain(overrides)
+    fit, detect = group.job.keys(config)
+    if detect not in group.trials:
+        forced = engine.force & {"fit", "detect"}
+        done = not forced and engine.store.has(detect) and engine.store.has(fit)
+        group.trials[detect] = Trial(overrides, config, fit, detect, done)
+
+
+def lines(plan: Plan, engine: Engine) -> Iterator[tuple[str, str, str]]:
+    """Rows of the plan's table: stage, key, state."""
+    for group in plan.groups.values():
+        for name, key in group.keys.items():
+            yield name, key, "forced" if name in engine.force else "done" if engine.store.has(key) else "to do"
+        todo = len(group.todo)
+        if plan.study.algorithm == "optuna":
+            yield "trials", f"{plan.study.samples} chosen by optuna", "to do"
+        else:
+            yield "trials", f"{len(group.trials)} configurations", f"{len(group.trials) - todo} done, {todo} to do"

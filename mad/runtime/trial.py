@@ -1,0 +1,165 @@
+"""One configuration of a sweep: fit a detector, score the validation rows, give back one row of figures.
+
+Runs in a Tune actor or in the driver. It receives strings and numbers only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mad.artifacts import Artifact, Features
+from mad.config import canonical, merge_flags, parse
+from mad.errors import MadError
+from mad.runtime.engine import Engine
+from mad.runtime.settings import Settings
+from mad.runtime.tracking import flat
+from mad.stages import detect
+from mad.stages._base import chain_config, load_stage, stage_config
+from mad.stages.fit import new_detector
+from mad.stats.roc import auroc
+from mad.store import Store
+
+Row = dict[str, Any]
+STAGES = ("fit", "detect")
+VALIDATION = {"detect.part": "validation", "detect.bootstrap": 0}
+"""Trials are compared on validation rows, by point values."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials on one set of features share.
+
+    Attributes:
+        home: MAD_HOME.
+        store: URI of the artifact store.
+        device: device class that enters keys.
+        features: key of the features.
+        base: nested settings under those of a trial.
+    """
+
+    home: str
+    store: str
+    device: str
+    features: str
+    base: dict[str, Any]
+
+    def to_json(self) -> str:
+        """One string, as Ray Tune takes it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Job:
+        """The inverse."""
+        return Job(**json.loads(text))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Looks up and commits artifacts; tracks nothing (the driver does)."""
+        return Engine(Settings(Path(self.home), self.store, None, None), Store(self.store), device=self.device)
+
+    @cached_property
+    def artifact(self) -> Features:
+        """The features, one copy per node, mapped into memory."""
+        return self.engine.store.open(self.features, check=False)  # type: ignore[return-value]
+
+    def chain(self, overrides: dict[str, Any]) -> Any:
+        """The sections of fit and detect with a trial's overrides."""
+        cls = chain_config([load_stage(name) for name in STAGES])
+        base = {k: v for k, v in self.base.items() if k in cls.__dataclass_fields__}
+        return parse(cls, merge_flags(cls, base, {**overrides, **VALIDATION}))
+
+    def keys(self, config: Any) -> tuple[str, str]:
+        """Keys of the fitted detector and of its validation scores."""
+        fit, scores = load_stage("fit"), load_stage("detect")
+        fitted = self.engine.key(fit, stage_config(fit, config), {"features": self.features})
+        inputs = {"features": self.features, "fitted": fitted}
+        return fitted, self.engine.key(scores, stage_config(scores, config), inputs)
+
+
+def run_trial(job: Job, overrides: dict[str, Any], report: Callable[[int, float], None] | None = None) -> Row:
+    """Fit, score and measure one configuration.
+
+    Args:
+        job: what trials share.
+        overrides: dotted name to value.
+        report: told (epoch, validation AUROC) by detectors that train in epochs.
+
+    Returns:
+        The row; ``status`` is "failed" with an ``error`` where the configuration could not be run.
+    """
+    begun = time.monotonic()
+    try:
+        config = job.chain(overrides)
+        torch.set_num_threads(1)
+        job.engine.on_epoch = _measured(job, config, report) if report else None
+        fitted = _run(job, "fit", config, {"features": job.artifact})
+        scores = _run(job, "detect", config, {"features": job.artifact, "fitted": fitted})
+    except MadError as error:
+        return _failed(overrides, " ".join(str(error).split()), begun)
+    except Exception:  # a bug in one configuration must not cost the others of its bundle; the sweep reports it
+        return _failed(overrides, traceback.format_exc(), begun)
+    return {**row_of(scores, config, fitted.key), "seconds": time.monotonic() - begun}
+
+
+def row_of(scores: Artifact, config: Any, fitted: str) -> Row:
+    """The row of a finished configuration, from its artifacts."""
+    return {
+        **describe(config),
+        **{f"val_{name}": scores.summary[name] for name in detect.METRICS},
+        "status": "done",
+        "fit": fitted,
+        "detect": scores.key,
+        "seconds": scores.meta["seconds"],
+    }
+
+
+def describe(config: Any) -> Row:
+    """Detector and every hyper-parameter of a configuration, by dotted name."""
+    detector = canonical(config.detector, "detectors")
+    hyper = flat({"detector": detector, "detect": canonical(config.detect)})
+    left_out = ("detector", "detect.part", "detect.bootstrap", "detect.batch_size")
+    return {"detector": detector["name"], "config": {k: v for k, v in hyper.items() if k not in left_out}}
+
+
+def trains_in_epochs(config: Any) -> bool:
+    """Whether the detector of a trial's config trains in epochs."""
+    return new_detector(config.detector).trains_in_epochs
+
+
+def _run(job: Job, name: str, config: Any, inputs: dict[str, Artifact]) -> Artifact:
+    stage = load_stage(name)
+    return job.engine.run(stage, stage_config(stage, config), inputs)
+
+
+def _failed(overrides: dict[str, Any], error: str, begun: float) -> Row:
+    name = overrides.get("detector", "?")
+    name = name.get("name", "?") if isinstance(name, dict) else name
+    config = {k: v for k, v in overrides.items() if k != "detector"}
+    return {
+        "detector": name,
+        "config": config,
+        "status": "failed",
+        "error": error,
+        "seconds": time.monotonic() - begun,
+    }
+
+
+def _measured(job: Job, config: Any, report: Callable[[int, float], None]) -> Callable[[int, Any], None]:
+    def on_epoch(epoch: int, state: Any) -> None:
+        detector = new_detector(config.detector)
+        detector.state = dict(state)
+        table = detect.score_rows(detector, job.artifact, config.detect)
+        rows = table[table["part"] == config.detect.part]
+        score = torch.from_numpy(rows["score"].to_numpy(copy=True))
+        report(epoch, auroc(score, torch.from_numpy(rows["is_anomalous"].to_numpy(copy=True))))
+
+    return on_epoch

@@ -1,0 +1,298 @@
+"""The report stage on small real artifacts, and the figures of whole studies."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import _pylab_helpers
+from safetensors.torch import save_file
+
+from mad.context import Context
+from mad.errors import ConfigError, DataError
+from mad.stages import report
+from mad.stages._figures import CYCLE, plain, rate
+from mad.stages._score_figures import precision_recall_points, roc_points, titles
+from mad.stages._sweep_figures import _look
+from mad.stats import roc
+from mad.store import Store
+
+CLASSES = 10
+ROWS = 60  # clean test rows; as many anomalous and as many trusted ones
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+def commit(draft, stage, summary):
+    draft.commit({"stage": stage, "config": {}, "inputs": {}, "summary": summary})
+    return draft.store.open(draft.key)
+
+
+def make_split(store, channels=1, size=8, triggered=True):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 200, (3 * ROWS, channels, size, size), generator=generator, dtype=torch.uint8)
+    variants = inputs[2 * ROWS :].float() / 255
+    variants[:, :, -3:, -3:] = 1.0
+    numbers = np.arange(3 * ROWS)
+    anomalous = numbers >= 2 * ROWS
+    table = pd.DataFrame(
+        {
+            "id": [f"row-{n:03d}" for n in numbers],
+            "part": np.where(numbers < ROWS, "calibration", "test"),
+            "source": numbers,
+            "variant": np.where(anomalous & triggered, numbers - 2 * ROWS, -1),
+            "label": np.where(anomalous, 0, numbers % CLASSES),
+            "clean_label": numbers % CLASSES,
+            "is_anomalous": anomalous,
+        }
+    )
+    draft = store.draft(f"prepare-{channels}-{triggered}")
+    draft.write("rows.parquet", lambda path: table.to_parquet(path, index=False))
+    draft.write("inputs.safetensors", lambda path: save_file({"inputs": inputs, "variants": variants}, path))
+    return commit(draft, "prepare", {"class_names": [f"class ${c}$" for c in range(CLASSES)], "scale": 255.0})
+
+
+def make_table(split, layers=2, shift=2.0):
+    rng = np.random.default_rng(1)
+    table = split.rows[["id", "part", "label", "clean_label", "is_anomalous"]].copy()
+    for layer in range(layers):
+        noise = rng.standard_normal(len(table))
+        table[f"score/blocks.{layer}.output"] = noise + shift * table["is_anomalous"]
+    table["score"] = table.filter(like="score/").mean(axis=1)
+    # Scores come in an order of their own: rows must be found by id.
+    return table.sample(frac=1, random_state=0).sort_values("part", kind="stable").reset_index(drop=True)
+
+
+def make_figures(table, interval=(0.8, 0.9), threshold=None):
+    test = table[table["part"] == "test"]
+    labels = torch.from_numpy(test["is_anomalous"].to_numpy(bool, copy=True))
+    columns = [c for c in table if c.startswith("score")]
+    both = len(labels.unique()) == 2
+    scores = {c: torch.from_numpy(test[c].to_numpy(float, copy=True)) for c in columns}
+    found = {c: roc.metrics(s, labels) if both else [math.nan] * 3 for c, s in scores.items()}
+    cut = table.loc[table["part"] == "calibration", "score"].quantile(0.9) if threshold is None else threshold
+    flagged = test["score"] > cut
+    return {
+        "metrics": {c: dict(zip(("auroc", "ap", "fpr95"), v, strict=True)) for c, v in found.items()},
+        "intervals": {c: {"auroc": list(interval), "ap": list(interval)} for c in columns if interval},
+        "threshold": {
+            "score": float(cut),
+            "false_positive_rate": 0.1,
+            "realized_false_positive_rate": float(flagged[~labels.numpy()].mean()),
+            "true_positive_rate": float(flagged[labels.numpy()].mean()),
+            "trusted_rows": ROWS,
+        },
+    }
+
+
+def make_scores(store, table, name="detect", **figures):
+    draft = store.draft(name)
+    draft.write("scores.parquet", lambda path: table.to_parquet(path, index=False))
+    draft.write_json("metrics.json", make_figures(table, **figures))
+    return commit(draft, "detect", {})
+
+
+def run(store, scores, split, key="report", **options):
+    context = Context(draft=store.draft(key), launcher=None)
+    inputs = {"scores": scores, "split": split}
+    report.run(report.Config(report.Options(**{"dpi": 40, "worst_mistakes": 2, **options})), inputs, context)
+    return commit(context.draft, "report", context.summary), context
+
+
+@pytest.mark.parametrize(("format", "triggered"), [("png", True), ("svg", False), ("pdf", False)])
+def test_files_are_written_and_the_same_again(store, format, triggered):
+    split = make_split(store, triggered=triggered)
+    scores = make_scores(store, make_table(split, layers=1))
+    first, context = run(store, scores, split, format=format)
+    names = ["histogram", "roc", "precision_recall", "mistakes", *["trigger"] * triggered]
+    assert context.plots == [f"{name}.{format}" for name in names]
+    assert set(first.meta["files"]) == {*context.plots, "mistakes.csv"}
+    head = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[format]
+    assert all((first.folder / name).read_bytes().startswith(head) for name in context.plots)
+    second, _ = run(store, scores, split, key="again", format=format)
+    assert first.meta["files"] == second.meta["files"]
+    assert not _pylab_helpers.Gcf.figs, "a figure is kept alive by pyplot"
+
+
+def test_mistakes_are_exactly_the_worst_rows(store):
+    split = make_split(store)
+    table = make_table(split)
+    artifact, context = run(store, make_scores(store, table), split, worst_mistakes=5)
+    listed = pd.read_csv(artifact.folder / "mistakes.csv")
+    scored = table[table["part"] == "test"]
+    for kind, sign in (("clean", -1), ("anomalous", 1)):
+        rows = scored[scored["is_anomalous"] == (kind == "anomalous")]
+        order = np.argsort(sign * rows["score"].to_numpy())[:5]
+        mine = listed[listed["kind"] == kind]
+        assert list(mine["id"]) == list(rows["id"].iloc[order])
+        assert list(mine["score"]) == list(rows["score"].iloc[order])
+        assert list(mine["rank"]) == [1, 2, 3, 4, 5]
+    threshold = make_figures(table)["threshold"]["score"]
+    assert list(listed["flagged"]) == list(listed["score"] > threshold)
+    clean = ~scored["is_anomalous"]
+    assert artifact.summary["false_alarms"] == int((scored["score"] > threshold)[clean].sum())
+    assert context.metrics["missed_anomalies"] == int((scored["score"] <= threshold)[~clean].sum())
+
+
+def test_equal_scores_keep_the_order_of_rows():
+    table = pd.DataFrame({"id": list("abcdef"), "part": ["calibration", *["test"] * 5], "score": 1.0})
+    table = table.assign(label=0, clean_label=0, is_anomalous=[False, False, True, False, True, False])
+    worst = report.worst_mistakes(table, 1.0, 2)
+    assert list(worst["id"]) == ["b", "d", "c", "e"]
+    assert not worst["flagged"].any()
+
+
+def test_images_of_mistakes_are_found_by_id(store):
+    split = make_split(store)
+    numbers = report.rows_by_id(split, pd.Series(["row-130", "row-007"]))
+    assert numbers.tolist() == [130, 7]
+    with pytest.raises(DataError, match="no row 'row-999'"):
+        report.rows_by_id(split, pd.Series(["row-007", "row-999"]))
+
+
+@pytest.mark.parametrize(("layers", "channels"), [(1, 2), (2, 3), (30, 1)])
+@pytest.mark.filterwarnings("error")
+def test_layers_and_channels(store, layers, channels):
+    split = make_split(store, channels)
+    _, context = run(store, make_scores(store, make_table(split, layers)), split, worst_mistakes=1)
+    assert len(context.plots) == 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.assign(**{c: 0.0 for c in table if c.startswith("score")}),
+        lambda table: table.assign(**{c: 1e9 for c in table if c.startswith("score")}),
+        lambda table: table.assign(score=np.where(table["is_anomalous"], 1e6, table["score"])),
+        lambda table: table.assign(score=np.exp(5 * table["score"])),
+        lambda table: table.assign(score=1e-300 * table["score"]),
+    ],
+    ids=["zero", "equal", "far", "decades", "tiny"],
+)
+@pytest.mark.filterwarnings("error")
+def test_strange_scores(tmp_path, store, change):
+    table = change(make_table(make_split(store), layers=1))
+    figures = make_figures(table, interval=(math.nan, math.nan))
+    for draw in (report.histogram_figure, report.roc_figure, report.precision_recall_figure):
+        report.save_figure(draw(table, figures), tmp_path / "figure", dpi=40)
+
+
+def test_figures_without_meaning_are_left_out(store):
+    split = make_split(store, triggered=False)
+    table = make_table(split)
+    table = table[~table["is_anomalous"]].reset_index(drop=True)
+    scores = make_scores(store, table, interval=None, threshold=math.inf)
+    artifact, context = run(store, scores, split)
+    assert context.plots == ["histogram.png", "mistakes.png"]
+    assert artifact.summary["false_alarms"] == 0
+    _, context = run(store, scores, split, key="none", worst_mistakes=0)
+    assert context.plots == ["histogram.png"]
+
+
+def test_curves_enclose_the_area_that_detect_reports():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 6, 200).astype(float), rng.random(200) < 0.3
+    figures = roc.metrics(torch.from_numpy(scores), torch.from_numpy(labels))
+    false, true = roc_points(scores, labels)
+    assert np.trapezoid(true, false) == pytest.approx(figures.auroc)
+    recall, precision = precision_recall_points(scores, labels)
+    assert (np.diff(recall) * precision[1:]).sum() == pytest.approx(figures.average_precision)
+
+
+def test_trigger_figure_shows_each_class_once_and_needs_a_trigger(store):
+    figure = report.trigger_figure(make_split(store), columns=4)
+    assert len(figure.axes) == 12
+    assert len({panel.get_title() for panel in figure.axes[:4]}) == 4
+    with pytest.raises(DataError, match="no row of this split carries a trigger"):
+        report.trigger_figure(make_split(store, triggered=False))
+
+
+def leaderboard(aurocs):
+    value = np.asarray(aurocs, dtype=float)
+    return pd.DataFrame(
+        {
+            "detector": [f"detector_{n}" for n in range(len(value))],
+            "auroc": value,
+            "auroc_low": value - 0.5 * (1 - value),
+            "auroc_high": value + 0.5 * (1 - value),
+            "val_auroc": value,
+            "ap": value,
+            "fpr95": 1 - value,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "aurocs", [[1.0, 0.9999, 0.99, 0.95], [1.0, 1.0], [0.95, 0.5, 0.3], [0.9992, 0.99921], [0.7, math.nan]]
+)
+@pytest.mark.parametrize("missing", [[], ["auroc_low", "auroc_high", "val_auroc", "ap"]])
+@pytest.mark.filterwarnings("error")
+def test_leaderboards(tmp_path, aurocs, missing):
+    rows = leaderboard(aurocs)
+    rows[missing] = math.nan
+    report.save_figure(report.leaderboard_figure(rows), tmp_path / "figure", dpi=40)
+    report.leaderboard_figure(rows.drop(columns=missing))
+
+
+def test_leaderboard_axis_spreads_what_is_near_one():
+    panel = report.leaderboard_figure(leaderboard([0.9999, 0.999, 0.99])).axes[0]
+    x = panel.transData.transform([(v, 0) for v in (0.99, 0.999, 0.9999)])[:, 0]
+    assert x[2] - x[1] == pytest.approx(x[1] - x[0])
+    assert "log(1 − AUROC)" in panel.get_xlabel()
+    assert report.leaderboard_figure(leaderboard([0.95, 0.6, 0.5])).axes[0].get_xlabel() == "AUROC"
+
+
+@pytest.mark.filterwarnings("error")
+def test_search_shows_every_setting_that_varies(tmp_path):
+    trials = pd.DataFrame(
+        {
+            "detector": ["a", "a", "a", "b", "b", "b"],
+            "val_auroc": [0.9, 0.95, math.nan, 0.97, 1.0, 0.99],
+            "config.detector.rank": [1, 10, 100, None, None, None],
+            "config.detector.shrinkage": [0.1, "ledoit_wolf", 0.5, None, None, None],
+            "config.detect.layers": [["x"], ["x", "y"], [], ["x"], ["x"], ["x"]],
+            "config.detect.standardize": [True, False, True, True, False, True],
+            "config.seed": 0,
+            "config.detector.name": ["a", "a", "a", "b", "b", "b"],
+        }
+    )
+    figure = report.search_figure(trials)
+    report.save_figure(figure, tmp_path / "figure", dpi=40)
+    shown = {panel.get_xlabel() for panel in figure.axes[1:]}
+    assert shown == {"detector.rank", "detector.shrinkage", "detect.layers", "detect.standardize"}
+    assert len(report.search_figure(trials[["detector", "val_auroc"]]).axes) == 1
+    report.save_figure(report.search_figure(trials.assign(val_auroc=math.nan)), tmp_path / "figure", dpi=40)
+
+
+@pytest.mark.parametrize("rates", [[0.1, 0.5, 0.9], [math.nan] * 3, [None, 0.2, 0.3]])
+@pytest.mark.filterwarnings("error")
+def test_training_figure(tmp_path, rates):
+    history = [{"loss": 0.1, "clean_accuracy": 0.5, "attack_success_rate": rate} for rate in rates]
+    for epochs in (history, history[:1]):
+        report.save_figure(report.training_figure(epochs), tmp_path / "figure", dpi=40)
+
+
+def test_options_are_checked():
+    with pytest.raises(ConfigError, match="dpi"):
+        report.Options(dpi=0)
+    with pytest.raises(ConfigError, match="worst_mistakes"):
+        report.Options(worst_mistakes=-1)
+
+
+def test_labels():
+    assert plain("a" * 40, 9) == "aaaa…aaaa"
+    assert plain("$x$") == r"\$x\$"
+    assert [rate(v) for v in (1.0, 0.99999, 0.5, 0.00001, 0.0, math.nan)] == [
+        "1.0000", ">0.9999", "0.5000", "<0.0001", "0.0000", "–",
+    ]  # fmt: skip
+    layers = [f"score/network.blocks.{layer}.output" for layer in ("10.convolution", "2.mlp")]
+    shown = titles(["score", *layers])
+    assert list(shown.values()) == ["aggregate", "…blocks.10.convolution…", "…blocks.2.mlp…"]
+    assert titles(["score/fc1.output", "score/fc2.output"])["score/fc1.output"] == "fc1.output"
+    looks = [_look([str(n) for n in range(42)], str(rank)) for rank in range(42)]
+    assert len({(look["color"], look["marker"]) for look in looks}) == 42
+    assert {look["color"] for look in looks} == set(CYCLE)
