@@ -8,11 +8,14 @@ out of every artifact key.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import docstring_parser
@@ -70,8 +73,17 @@ def _plain(value: Any, kind: str | None, everything: bool) -> Any:
 
 
 def canonical_json(data: Any) -> str:
-    """One spelling per value: sorted keys, no spaces."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """One spelling per value: sorted keys, no spaces, whole numbers without a decimal point."""
+    return json.dumps(_whole_as_int(data), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _whole_as_int(value: Any) -> Any:
+    """A config made in Python may hold 1 where a parsed one holds 1.0: both say the same."""
+    if isinstance(value, dict):
+        return {k: _whole_as_int(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_whole_as_int(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def fingerprint(data: Any) -> str:
@@ -98,13 +110,13 @@ def parse(cls: type[T], data: Any, where: str = "") -> T:
         if key not in fields:
             raise ConfigError(f"unknown option '{prefix}{key}'{nearest(str(key), fields)}")
     nested = {name: child for name in fields if (child := child_class(fields[name], data.get(name))) is not None}
-    values = {
+    values: Data = {
         name: parse(child, _options(data[name]) if fields[name].metadata.get("plugin") else data[name], prefix + name)
         for name, child in nested.items()
         if name in data
     }
     leaves = {k: v for k, v in data.items() if k not in nested}
-    values |= _parse_leaves(cls, leaves, set(nested), prefix)
+    values |= _parse_leaves(cls, leaves, frozenset(nested), prefix)
     try:
         return cls(**values)
     except ConfigError as error:
@@ -115,18 +127,32 @@ def _options(value: Any) -> Any:
     return {k: v for k, v in value.items() if k != "name"} if isinstance(value, dict) else {}
 
 
-def _parse_leaves(cls: type, leaves: Data, skip: set[str], prefix: str) -> Data:
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, skip=skip)
+def _parse_leaves(cls: type, leaves: Data, skip: frozenset[str], prefix: str) -> Data:
+    parser, hints = _leaf_parser(cls, skip), typing.get_type_hints(cls)
     values = {}
     for key, value in leaves.items():
         try:
-            values[key] = getattr(parser.parse_object({key: value}), key)
+            # The parser converts the elements of a list in place: the caller's must stay as they are.
+            values[key] = getattr(parser.parse_object({key: copy.deepcopy(value)}), key)
+            known = values[key] is not None or type(None) in typing.get_args(hints[key])
         except jsonargparse.ArgumentError:
-            raise ConfigError(
-                f"--{prefix}{key}: expected {type_name(typing.get_type_hints(cls)[key])}, got {value!r}"
-            ) from None
+            known = False
+        if not known or not _is_finite(values[key]):
+            listed = " (written '[a, b]')" if "list[" in type_name(hints[key]) else ""
+            raise ConfigError(f"--{prefix}{key}: expected {type_name(hints[key])}{listed}, got {value!r}")
     return values
+
+
+@cache
+def _leaf_parser(cls: type, skip: frozenset[str]) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, skip=set(skip))
+    return parser
+
+
+def _is_finite(value: Any) -> bool:
+    """Infinities and NaN have no JSON spelling and no place among options."""
+    return all(map(_is_finite, value)) if isinstance(value, list) else not isinstance(value, float) or math.isfinite(value)
 
 
 def type_name(kind: Any) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from importlib.metadata import entry_points
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoints, entry_points
 from types import ModuleType
 
 from mad.errors import ConfigError, nearest
@@ -24,9 +26,7 @@ FOLDERS = {
 
 def names(kind: str) -> list[str]:
     """List the plug-ins of a kind: modules of its folder without a leading underscore, and entry points."""
-    package = importlib.import_module(FOLDERS[kind])
-    shipped = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_") and not m.ispkg}
-    return sorted(shipped | {e.name for e in entry_points(group=f"mad.{kind}")})
+    return sorted(_shipped(kind) | _entries(kind).names)
 
 
 def load(kind: str, name: str) -> ModuleType:
@@ -35,18 +35,17 @@ def load(kind: str, name: str) -> ModuleType:
     Raises:
         ConfigError: no such plug-in, or the module defines no ``Config``.
     """
-    unknown = ConfigError(f"unknown {kind[:-1]} '{name}'{nearest(name, names(kind))}")
-    if not name or any(part.startswith("_") for part in name.split(".")):
-        raise unknown
     target = _module_name(kind, name)
+    if target is None:
+        raise _unknown(kind, name)
     try:
         module = importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name and (target == error.name or target.startswith(error.name + ".")):
-            raise unknown from None
+            raise _unknown(kind, name) from None
         raise
     if not hasattr(module, "Config"):
-        raise unknown
+        raise _unknown(kind, name)
     return module
 
 
@@ -55,13 +54,35 @@ def name_of(kind: str, module_name: str) -> str:
     folder = FOLDERS[kind] + "."
     if module_name.startswith(folder):
         return module_name.removeprefix(folder)
-    for entry in entry_points(group=f"mad.{kind}"):
-        if entry.module == module_name:
-            return entry.name
-    return module_name
+    return next((entry.name for entry in _entries(kind) if entry.module == module_name), module_name)
 
 
-def _module_name(kind: str, name: str) -> str:
-    for entry in entry_points(group=f"mad.{kind}", name=name):
+def _module_name(kind: str, name: str) -> str | None:
+    if name in _shipped(kind):
+        return f"{FOLDERS[kind]}.{name}"
+    for entry in _entries(kind).select(name=name):
         return entry.module
-    return f"{FOLDERS[kind]}.{name}" if name in names(kind) else name
+    # Private modules are no plug-ins, and what is no dotted path of identifiers cannot be imported.
+    public = all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
+    return name if public else None
+
+
+def _unknown(kind: str, name: str) -> ConfigError:
+    return ConfigError(f"unknown {kind[:-1]} '{name}'{nearest(name, names(kind))}")
+
+
+@lru_cache
+def _shipped(kind: str) -> frozenset[str]:
+    package = importlib.import_module(FOLDERS[kind])
+    modules = pkgutil.iter_modules(package.__path__)
+    return frozenset(m.name for m in modules if not m.name.startswith("_") and not m.ispkg)
+
+
+def _entries(kind: str) -> EntryPoints:
+    return _entries_on(tuple(sys.path), kind)
+
+
+@lru_cache
+def _entries_on(path: tuple[str, ...], kind: str) -> EntryPoints:
+    """Reading every installed distribution takes long; what is installed changes only with the path."""
+    return entry_points(group=f"mad.{kind}")

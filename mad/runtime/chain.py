@@ -105,14 +105,20 @@ def keys(engine: Engine, chain: Chain) -> dict[str, str]:
 def open_reference(reference: str, stage: str, store: Store, settings: Settings) -> Artifact:
     """An artifact by key, given name, local folder, ``runs:/<id>/<folder>`` or ``models:/<name>@<alias>``.
 
+    What was made later stands for its ancestors too: the name of some scores leads to the detector and the
+    checkpoint behind them.
+
     Raises:
-        ArtifactError: nothing is found, or it was made by another stage than ``stage``.
+        ArtifactError: nothing is found, or neither it nor an ancestor in the store was made by ``stage``.
     """
     artifact = find_reference(reference, store, settings)
-    if artifact.meta["stage"] != stage:
-        made = artifact.meta["stage"]
+    made = artifact.meta["stage"]
+    if made == stage:
+        return artifact
+    ancestor = artifact.meta["lineage"].get(stage, {}).get("key")
+    if ancestor is None or not store.has(ancestor):
         raise ArtifactError(f"'{reference}' was made by stage '{made}', an artifact of stage '{stage}' is needed")
-    return artifact
+    return store.open(ancestor)
 
 
 def find_reference(reference: str, store: Store, settings: Settings) -> Artifact:

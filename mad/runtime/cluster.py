@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from typing import Any
 
 from mad.errors import ClusterError
 
@@ -39,7 +40,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    options = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("MAD_WORKER_LOGS"))}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("MAD_WORKER_LOGS"))}
     if address == "local":
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options["include_dashboard"] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mad.runtime.engine import UPLOADS, Engine
 from mad.runtime.options import RunOptions, new_engine
 from mad.runtime.sweep_plan import Plan, lines
 from mad.runtime.tracking import RunRecord
-from mad.stages._base import chain_config, load_stage, upstream
+from mad.stages._base import chain_config, load_stage, sections, upstream
 
 
 def split_options(flags: dict[str, Any], references: set[str]) -> tuple[RunOptions, dict[str, str], dict[str, Any]]:
@@ -131,20 +132,20 @@ def register(engine: Engine, artifact: Artifact, wanted: str) -> str | None:
 
 
 def write_json(path: str, data: Any) -> None:
-    """Write JSON whole; NaN becomes null."""
+    """Write JSON whole; NaN and infinity become null."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(_without_nan(data), indent=1) + "\n")
+    temporary.write_text(json.dumps(_finite(data), indent=1) + "\n")
     temporary.replace(target)
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and value != value:
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
@@ -161,7 +162,7 @@ def help_options(target: str, flags: dict[str, Any]) -> list[tuple[str, list[Opt
     """Every option of a stage's command, in groups."""
     stages = upstream(target)
     cls = chain_config(stages)
-    chosen = {k: v for k, v in flags.items() if k in cls.__dataclass_fields__}
+    chosen = {k: v for k, v in flags.items() if k in sections(cls)}
     groups = [("Run", describe(RunOptions, {}))]
     inputs = [
         Option(name, "artifact", None, f"what stage '{stage}' made")

@@ -84,6 +84,8 @@ def run_group(
     def on_worker(config: dict[str, Any]) -> None:
         loop(config, RayWorker(queue, total))
 
+    # Ray declares the second option on the class that this name becomes at run time.
+    failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1)  # type: ignore[call-arg]
     trainer = TorchTrainer(
         on_worker,
         train_loop_config=payload,
@@ -91,7 +93,7 @@ def run_group(
         run_config=RunConfig(
             name=name,
             storage_path=storage,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1),
+            failure_config=failures,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )

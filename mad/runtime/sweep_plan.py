@@ -13,7 +13,7 @@ from mad.runtime.chain import Chain
 from mad.runtime.engine import Engine
 from mad.runtime.study import Space, Study, expand, override
 from mad.runtime.trial import Job
-from mad.stages._base import chain_config, upstream
+from mad.stages._base import chain_config, sections, upstream
 
 SHARED = "extract"
 """Last of the stages that trials share."""
@@ -108,8 +108,8 @@ def _check_searchable(study: Study) -> None:
 
 
 def _group(data: Data, shared: Space, seed: int, engine: Engine) -> Group:
-    sections = chain_config(upstream(SHARED)).__dataclass_fields__
-    base = {k: v for k, v in data.items() if k in sections}
+    names = sections(chain_config(upstream(SHARED)))
+    base = {k: v for k, v in data.items() if k in names}
     chain = chains.resolve(SHARED, base, shared, {}, engine.store)
     keys = chains.keys(engine, chain)
     own = {k: v for k, v in data.items() if k in TRIAL_SECTIONS}

@@ -54,14 +54,15 @@ def _dotted(row: Row) -> dict[str, object]:
 
 
 def print_leaderboard(plan: Plan, board: list[Row], model: dict[str, float]) -> None:
-    """The ranked table in the terminal."""
+    """The ranked table in the terminal, with the settings that were searched."""
+    searched = {name for space in plan.study.search for name in space}
     terminal.out.print(
         f"model: clean accuracy {terminal.number(model['clean_accuracy'])}, "
         f"attack success rate {terminal.number(model['attack_success_rate'])}"
     )
     columns = ("rank", "detector", "val_auroc", *METRICS, "configuration")
     lines = [
-        (i, row["detector"], row["val_auroc"], *(row[m] for m in METRICS), _short(row["config"]))
+        (i, row["detector"], row["val_auroc"], *(row[m] for m in METRICS), _short({k: v for k, v in row["config"].items() if k in searched}))
         for i, row in enumerate(board, start=1)
     ]
     title = f"{plan.name}: best of each detector, chosen on validation rows, measured on test rows"

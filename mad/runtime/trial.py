@@ -23,7 +23,7 @@ from mad.runtime.engine import Engine
 from mad.runtime.settings import Settings
 from mad.runtime.tracking import flat
 from mad.stages import detect
-from mad.stages._base import chain_config, load_stage, stage_config
+from mad.stages._base import chain_config, load_stage, sections, stage_config
 from mad.stages.fit import new_detector
 from mad.stats.roc import auroc
 from mad.store import Store
@@ -74,7 +74,7 @@ class Job:
     def chain(self, overrides: dict[str, Any]) -> Any:
         """The sections of fit and detect with a trial's overrides."""
         cls = chain_config([load_stage(name) for name in STAGES])
-        base = {k: v for k, v in self.base.items() if k in cls.__dataclass_fields__}
+        base = {k: v for k, v in self.base.items() if k in sections(cls)}
         return parse(cls, merge_flags(cls, base, {**overrides, **VALIDATION}))
 
     def keys(self, config: Any) -> tuple[str, str]:

@@ -75,6 +75,11 @@ def chain_config(stages: list[Stage]) -> type:
     return dataclasses.make_dataclass("Chain", sections.values(), frozen=True)
 
 
+def sections(cls: type) -> set[str]:
+    """Names of the sections of a chain config."""
+    return {f.name for f in dataclasses.fields(cls)}
+
+
 def stage_config(stage: Stage, chain: Any) -> Any:
     """The part of a chain config that a stage reads."""
     return stage.Config(**{f.name: getattr(chain, f.name) for f in dataclasses.fields(stage.Config)})

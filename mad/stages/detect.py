@@ -106,18 +106,17 @@ def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
                 **limits,
                 "auroc_delong": list(roc.delong(scores[:, columns.index(column)], labels)[1:]),
             }
-    trusted = table.loc[table["part"] == "calibration", "score"].to_numpy()
+    trusted = torch.from_numpy(table.loc[table["part"] == "calibration", "score"].to_numpy(copy=True))
     threshold = roc.threshold_at_fpr(trusted, options.false_positive_rate)
-    joint = rows["score"].to_numpy()
-    anomalous = labels.numpy()
+    joint = scores[:, columns.index("score")]
     return {
         "metrics": figures,
         "intervals": intervals,
         "threshold": {
             "score": threshold,
             "false_positive_rate": options.false_positive_rate,
-            "realized_false_positive_rate": roc.rate_above(joint[~anomalous], threshold),
-            "true_positive_rate": roc.rate_above(joint[anomalous], threshold),
+            "realized_false_positive_rate": roc.rate_above(joint[~labels], threshold),
+            "true_positive_rate": roc.rate_above(joint[labels], threshold),
             "trusted_rows": len(trusted),
         },
     }

@@ -42,7 +42,7 @@ def test_chunking_changes_not_a_bit(rows, monkeypatch):
 def test_order_and_merging_keep_ten_digits(rows, monkeypatch):
     monkeypatch.setattr(gaussian, "BLOCK_ELEMENTS", 1)
     whole = Moments.of([rows])
-    mixed = Moments.of([rows[torch.randperm(500)]])
+    mixed = Moments.of([rows.flip(0)])
     merged = Moments.of([rows[:3]]) + Moments.of([rows[3:450]]) + Moments.of([rows[450:]])
     for other in (mixed, merged):
         assert other.count == 500 and close(other.mean, whole.mean) and close(other.scatter, whole.scatter)
@@ -76,6 +76,14 @@ def test_tied_moments_are_the_within_class_scatter(rows):
     parts = [Moments.of([rows[classes == c]]) for c in (0, 2, 4)]
     assert close(tied.means, torch.stack([p.mean for p in parts]))
     assert close(tied.within.scatter, sum(p.scatter for p in parts))
+
+
+def test_tied_moments_do_not_depend_on_blocks(rows, monkeypatch):
+    classes = torch.arange(500) // 200
+    whole = TiedMoments.of(lambda: [(rows, classes)])
+    monkeypatch.setattr(gaussian, "BLOCK_ELEMENTS", 1)  # one batch of two blocks
+    cut = TiedMoments.of(lambda: [(rows, classes)])
+    assert close(cut.means, whole.means) and close(cut.within.scatter, whole.within.scatter)
 
 
 @pytest.mark.parametrize(("n", "d"), [(40, 60), (300, 10), (2, 5)])

@@ -44,6 +44,18 @@ def test_neighbours_closer_than_float32_can_tell_are_still_found():
     np.testing.assert_allclose(distances[0], np.sqrt(3) * 1e-9 * np.arange(3), rtol=1e-6, atol=1e-15)
 
 
+@pytest.mark.parametrize("radius", [1e-3, 3e-4, 1e-4])
+def test_neighbours_that_float32_puts_in_the_wrong_order_are_found(radius):
+    # A tight cluster away from the common mean: the error of the product is about the squared distances.
+    draws = torch.Generator().manual_seed(4)
+    tight = 1 + radius * torch.randn(300, 3, generator=draws, dtype=torch.float64)
+    reference = torch.cat([tight, -tight])
+    queries = 1 + radius * torch.randn(100, 3, generator=draws, dtype=torch.float64)
+    distances, _ = nearest(queries, reference, 2)
+    exact = _brute(queries, reference, "euclidean").sort(dim=1).values[:, :2]
+    torch.testing.assert_close(distances, exact, rtol=1e-9, atol=0)
+
+
 def test_many_duplicates_are_searched_again_and_found():
     reference = torch.zeros(300, 2)
     reference[:5] = torch.arange(5)[:, None] + 1.0

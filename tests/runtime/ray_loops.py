@@ -1,0 +1,39 @@
+"""Loops that the Ray tests send to workers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def dying_train_loop(payload: dict[str, Any], worker: Any) -> None:
+    """The classifier's loop, in which the last rank dies once, after its second epoch."""
+    from mad.stages._classifier_loop import train_loop
+
+    report, marker = worker.report, Path(payload["marker"])
+
+    def report_then_die(metrics: Any, save: Any) -> None:
+        report(metrics, save)
+        if worker.rank == worker.world_size - 1 and worker._done == 2 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    worker.report = report_then_die
+    train_loop(payload, worker)
+
+
+def dying_chunk_worker(payload: dict[str, Any], device: str) -> Any:
+    """The extraction's worker; whoever is to write chunk 3 dies once, in the middle of the file."""
+    from mad.stages.extract import chunk_worker
+
+    write, marker = chunk_worker(payload, device), Path(payload["marker"])
+
+    def write_or_die(number: int, path: Path) -> None:
+        if number == 3 and not marker.exists():
+            path.write_bytes(b"half a chunk")
+            marker.touch()
+            os._exit(1)
+        write(number, path)
+
+    return write_or_die
