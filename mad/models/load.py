@@ -161,17 +161,19 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
         found = f"{folder} holds only {pickles[0]}: {refusal}" if pickles else f"{path}: no such file"
         raise ArtifactError(found)
-    with path.open("rb") as file:
-        start = file.read(2)
-    # Old pickles start with a protocol byte, those of torch.save since 1.6 are zip archives.
-    if start[:1] == b"\x80" or start == b"PK":
-        raise ArtifactError(f"{path} is a pickle: {refusal}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, ValueError) as error:
+        # Only a file that is no safetensors is sniffed: a safetensors header may begin with any byte.
+        # Old pickles start with a protocol byte, those of torch.save since 1.6 are zip archives.
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start[:1] == b"\x80" or start == b"PK":
+            raise ArtifactError(f"{path} is a pickle: {refusal}") from None
+        raise ArtifactError(f"{path} is damaged or no safetensors file: {error}") from None
     if path == folder:
         raise ArtifactError(f"{path} is a file: give its folder, with {WEIGHTS} and {DESCRIPTION}")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{path} is damaged or no safetensors file: {error}") from None
+    return tensors
 
 
 def _build(path: Path) -> Classifier:

@@ -14,9 +14,7 @@ from mad.detectors._base import Batch
 
 def main(folder: Path) -> None:
     stored = load_file(folder / "batch.safetensors")
-    batch = Batch(
-        {k.removeprefix("h/"): v for k, v in stored.items() if k.startswith("h/")}, stored["logits"]
-    )
+    batch = Batch({k.removeprefix("h/"): v for k, v in stored.items() if k.startswith("h/")}, stored["logits"])
     for case, (name, data) in json.loads((folder / "cases.json").read_text()).items():
         module = registry.load("detectors", name)
         state = load_file(folder / f"{case}.state")

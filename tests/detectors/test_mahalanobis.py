@@ -76,7 +76,6 @@ def test_class_conditional_ledoit_wolf_is_that_of_the_centred_rows(given):
 
 
 def test_background_is_one_gaussian_of_all_trusted_rows(given):
-    trusted, test = rows(given)
     expected = scores(given, class_conditional=True) - scores(given)
     found = scores(given, class_conditional=True, relative="background")
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -86,9 +85,7 @@ def test_background_is_one_gaussian_of_all_trusted_rows(given):
 def test_diagonal_is_the_distance_without_correlations(given):
     trusted, test = rows(given)
     diagonal = ((test - trusted.mean(dim=0)).square() / trusted.var(dim=0, correction=0)).mean(dim=1)
-    torch.testing.assert_close(
-        scores(given, relative="diagonal"), scores(given) - diagonal, rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(scores(given, relative="diagonal"), scores(given) - diagonal, rtol=1e-9, atol=1e-9)
 
 
 def test_diagonal_is_shrunk_like_the_covariance(given):

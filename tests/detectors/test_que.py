@@ -16,9 +16,7 @@ from tests.detectors.worlds import world
 
 def fit(trusted, untrusted, **options) -> Detector:
     detector = Detector(Config(**options))
-    detector.fit(
-        {"trusted": Population([trusted]), "untrusted": Population([untrusted], "untrusted")}, seed=0
-    )
+    detector.fit({"trusted": Population([trusted]), "untrusted": Population([untrusted], "untrusted")}, seed=0)
     return detector
 
 
@@ -33,18 +31,14 @@ def test_agrees_with_the_plain_twin(alpha):
     given = world()
     found = fit(given.trusted, given.untrusted, alpha=alpha).score(given.test)
     for layer, h in given.test.features.items():
-        expected = plain.score(
-            plain.fit(given.trusted.features[layer], given.untrusted.features[layer], alpha), h
-        )
+        expected = plain.score(plain.fit(given.trusted.features[layer], given.untrusted.features[layer], alpha), h)
         torch.testing.assert_close(found[layer], expected, rtol=1e-8, atol=0)
 
 
 def test_alpha_zero_is_the_mahalanobis_distance():
     given = world()
     found = fit(given.trusted, given.untrusted, alpha=0.0, shrinkage=0.2).score(given.test)
-    torch.testing.assert_close(
-        found, by_mahalanobis(given.trusted, given.test, shrinkage=0.2), rtol=1e-9, atol=0
-    )
+    torch.testing.assert_close(found, by_mahalanobis(given.trusted, given.test, shrinkage=0.2), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("noise", ["two_sample", "one_sample"])

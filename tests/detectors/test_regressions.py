@@ -102,10 +102,8 @@ def test_spectral_per_class_is_not_led_by_the_spread_between_classes():
 @pytest.mark.parametrize("name", ["mahalanobis", "spectral", "que", "knn", "vae"])
 def test_padding_enters_neither_the_fit_nor_the_score(name):
     def padded(batch: Batch, width: int) -> Batch:
-        n, t = batch.mask.shape
-        features = {
-            k: torch.cat([h, torch.zeros(n, width, h.shape[2])], dim=1) for k, h in batch.features.items()
-        }
+        n = len(batch.mask)
+        features = {k: torch.cat([h, torch.zeros(n, width, h.shape[2])], dim=1) for k, h in batch.features.items()}
         return Batch(features, batch.logits, torch.cat([batch.mask, torch.zeros(n, width).bool()], dim=1))
 
     given, module = world(positions=3), registry.load("detectors", name)

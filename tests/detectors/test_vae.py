@@ -21,9 +21,7 @@ def fit(given, seed=3, report=None, **options) -> Detector:
 def test_score_is_reconstruction_plus_beta_kl_at_the_posterior_mean():
     given = world()
     detector = fit(given, beta=0.7, epochs=3, latent_dim=5)
-    state = {
-        k.removeprefix("first/"): v.double() for k, v in detector.state.items() if k.startswith("first/")
-    }
+    state = {k.removeprefix("first/"): v.double() for k, v in detector.state.items() if k.startswith("first/")}
     dense = lambda name, x: x @ state[f"{name}.weight"].T + state[f"{name}.bias"]  # noqa: E731
     x = (given.test.features["first"].double() - state["mean"]) / state["scale"]
     mean, log_variance = dense("posterior", silu(dense("encoder", x))).split(5, dim=1)
@@ -75,7 +73,7 @@ def test_a_row_far_away_has_a_finite_large_score():
 
 
 def test_a_loss_that_diverges_and_rows_that_are_equal_are_errors():
-    with pytest.raises(FitError, match="layer 'first': the loss of epoch . is not finite: lower lr"):
+    with pytest.raises(FitError, match=r"layer 'first': the loss of epoch . is not finite: lower lr"):
         fit(world(), lr=1e20)
     with pytest.raises(FitError, match="all trusted rows are equal"):
         Detector(Config()).fit({"trusted": Population([Batch({"x": torch.ones(4, 2)})])}, seed=0)

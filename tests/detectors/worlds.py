@@ -47,9 +47,7 @@ def world(positions: int = 0, dtype: torch.dtype = torch.float32) -> World:
             centre = means[classes] + 8 * moved[:, None] * shift * scales
             features[layer] = (noise + (centre[:, None] if positions else centre)).to(dtype)
         sure = torch.where(moved, 0.2, 5.0)[:, None]
-        logits = sure * torch.nn.functional.one_hot(classes, CLASSES) + 0.3 * torch.randn(
-            n, CLASSES, generator=draws
-        )
+        logits = sure * torch.nn.functional.one_hot(classes, CLASSES) + 0.3 * torch.randn(n, CLASSES, generator=draws)
         mask = None
         if positions:
             lengths = torch.randint(1, positions + 1, (n,), generator=draws)

@@ -276,3 +276,15 @@ def test_an_option_that_is_no_plain_data_is_refused():
     optimizer = torch.optim.Adam(network.parameters(), lr=torch.tensor(0.1))
     with pytest.raises(ConfigError, match="Adam cannot be written without a pickle"):
         optimizer_to_tensors(optimizer)
+
+
+def test_a_header_that_begins_like_a_pickle_is_read(saved):
+    """The first byte is the low byte of the header's length, and may be the one that begins a pickle."""
+    path = saved / load.WEIGHTS
+    tensors = load_file(path)
+    for padding in range(512):
+        save_file(tensors, path, metadata={"padding": "x" * padding})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    assert load_classifier(saved)

@@ -72,9 +72,7 @@ def test_a_score_does_not_depend_on_its_batch(how):
     calibration = {k: torch.randn(50, generator=draws) for k in "ab"}
     scores = {k: torch.randn(20, generator=draws) for k in "ab"}
     whole = conformal.aggregate(scores, calibration, how)
-    parts = [
-        conformal.aggregate({k: s[i : i + 1] for k, s in scores.items()}, calibration, how) for i in range(20)
-    ]
+    parts = [conformal.aggregate({k: s[i : i + 1] for k, s in scores.items()}, calibration, how) for i in range(20)]
     assert torch.equal(torch.cat(parts), whole)
 
 

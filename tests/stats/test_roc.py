@@ -45,9 +45,7 @@ def test_a_tied_pair_counts_one_half():
     assert roc.auroc(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([True, False, False])) == 0.25
 
 
-@pytest.mark.parametrize(
-    "function", [roc.auroc, roc.metrics, roc.delong, lambda s, y: roc.bootstrap(s, y, 0)]
-)
+@pytest.mark.parametrize("function", [roc.auroc, roc.metrics, roc.delong, lambda s, y: roc.bootstrap(s, y, 0)])
 @pytest.mark.parametrize("labels", [[True, True], [False, False]])
 def test_one_class_is_an_error_of_one_line(function, labels):
     with pytest.raises(DataError, match="both kinds are needed") as error:
