@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def guarded(action) -> int:  # type: ignore[no-untyped-def]
     """Turn a MadError into one line and exit code 2; leave bugs their traceback."""
-    from mad import terminal
-
-    terminal.setup_logging()
     try:
+        from mad import terminal
+
+        terminal.setup_logging()
         return action() or 0
     except MadError as error:
         print(f"mad: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -19,6 +19,7 @@ from torch import Tensor
 from mad.errors import ArtifactError, ConfigError, nearest
 
 META = "meta.json"
+REQUIRED = ("key", "stage", "config", "inputs", "files", "summary")
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,18 @@ class Artifact:
 
     @classmethod
     def read(cls, folder: Path) -> Artifact:
-        """Open a folder as the record type of the stage that wrote it."""
+        """Open a folder as the record type of the stage that wrote it.
+
+        Raises:
+            ArtifactError: the folder holds no (readable) meta data of an artifact.
+        """
         try:
             meta = json.loads((folder / META).read_text())
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{folder} is not an artifact: cannot read {META} ({error})") from None
+        missing = [name for name in REQUIRED if not isinstance(meta, dict) or name not in meta]
+        if missing:
+            raise ArtifactError(f"{folder} is not an artifact: its {META} lacks {', '.join(missing)}")
         kinds = {kind.stage: kind for kind in Artifact.__subclasses__()}
         return kinds.get(meta["stage"], Artifact)(folder, meta)
 

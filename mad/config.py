@@ -15,7 +15,7 @@ import json
 import math
 import types
 import typing
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import docstring_parser
@@ -143,7 +143,7 @@ def _parse_leaves(cls: type, leaves: Data, skip: frozenset[str], prefix: str) ->
     return values
 
 
-@cache
+@lru_cache(maxsize=128)
 def _leaf_parser(cls: type, skip: frozenset[str]) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=set(skip))
@@ -152,13 +152,13 @@ def _leaf_parser(cls: type, skip: frozenset[str]) -> jsonargparse.ArgumentParser
 
 def _is_finite(value: Any) -> bool:
     """Infinities and NaN have no JSON spelling and no place among options."""
-    return all(map(_is_finite, value)) if isinstance(value, list) else not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def type_name(kind: Any) -> str:
     """How a field's type reads in a message: ``float | 'ledoit_wolf'``."""
-    if isinstance(kind, str):
-        return kind
     if typing.get_origin(kind) is typing.Literal:
         return " | ".join(repr(a) for a in typing.get_args(kind))
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
@@ -201,8 +201,7 @@ def merge(cls: type, base: Data, over: Data) -> Data:
             old.setdefault("name", field.metadata["default"])
             new.setdefault("name", old["name"])
             old = old if new["name"] == old["name"] else {"name": new["name"]}
-            rest = {k: v for k, v in new.items() if k != "name"}
-            merged[key] = merge(child_class(field, new), old, rest)  # type: ignore[arg-type]
+            merged[key] = merge(child_class(field, new), old, _options(new))  # type: ignore[arg-type]
         elif isinstance(value, dict):
             merged[key] = merge(child_class(field, value), old, value)  # type: ignore[arg-type]
         else:
@@ -278,19 +277,22 @@ def describe(cls: type, data: Data, prefix: str = "") -> list[Option]:
         if child is not None:
             options += describe(child, value if isinstance(value, dict) else {}, name + ".")
         else:
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-            options.append(Option(name, type_name(hints[field.name]), data.get(field.name, default), doc))
+            options.append(Option(name, type_name(hints[field.name]), data.get(field.name, _default(field)), doc))
     return options
 
 
-def accepts(cls: type, data: Data, dotted: str) -> bool:
-    """Whether ``cls``, with the plug-ins that ``data`` chooses, has the option ``dotted``."""
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def find_field(cls: type, data: Data, dotted: str) -> dataclasses.Field[Any] | None:
+    """The field of the option ``dotted``, with the plug-ins that ``data`` chooses; None if there is none."""
     name, _, rest = dotted.partition(".")
     field = next((f for f in dataclasses.fields(cls) if f.name == name), None)
-    if field is None:
-        return False
+    if field is None or not rest:
+        return field
     value = data.get(name)
     child = child_class(field, value)
-    if not rest:
-        return True
-    return child is not None and accepts(child, value if isinstance(value, dict) else {}, rest)
+    return find_field(child, value if isinstance(value, dict) else {}, rest) if child else None

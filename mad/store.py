@@ -7,28 +7,28 @@ one key write the same and need no lock.
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from safetensors import SafetensorError
 
 from mad.artifacts import META, Artifact
 from mad.errors import ArtifactError, nearest
+from mad.files import check_file, facts_of, replacing, temporary_path, write_errors_told
 
 DONE = ".done"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+A = TypeVar("A", bound=Artifact)
 
 
 class Store:
@@ -40,14 +40,17 @@ class Store:
     """
 
     def __init__(self, uri: str, cache: Path | None = None):
-        self.uri = uri
         try:
-            self.fs, root = fsspec.core.url_to_fs(uri)
+            # Workers write while the driver looks: a listing kept from before would hide what they did.
+            self.fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise ArtifactError(f"cannot open the artifact store '{uri}': {error}") from None
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.root = str(Path(root).absolute()) if self.is_local else root.rstrip("/")
-        self.cache = cache or Path(tempfile.gettempdir()) / f"mad-cache-{os.getuid()}"
+        # Workers get the URI and have another working directory: a relative folder would be another one there.
+        self.uri = self.root if self.is_local else uri
+        cache = cache or Path(tempfile.gettempdir()) / f"mad-cache-{os.getuid()}"
+        self.cache = cache / hashlib.sha256(uri.encode()).hexdigest()[:12]
         self._checked: set[str] = set()
 
     def path(self, *parts: str) -> str:
@@ -73,44 +76,63 @@ class Store:
 
     def keys(self) -> list[str]:
         """Every committed key."""
-        markers = self.fs.glob(self.path("*", META))
-        return sorted(marker.split("/")[-2] for marker in markers)
+        return sorted(marker.split("/")[-2] for marker in self.find("*", META))
 
-    def open(self, key: str, check: bool = True) -> Artifact:
+    def find(self, *pattern: str) -> list[str]:
+        """Locations below the root that match a glob."""
+        return self.fs.glob("/".join([glob.escape(self.root), *pattern]))
+
+    @overload
+    def open(self, key: str, *, check: bool = True) -> Artifact: ...
+
+    @overload
+    def open(self, key: str, kind: type[A], *, check: bool = True) -> A: ...
+
+    def open(self, key: str, kind: type[Artifact] = Artifact, *, check: bool = True) -> Artifact:
         """An artifact in a local folder, fetched first if the store is remote.
 
-        ``check`` compares every file with its checksum, once per process. Workers skip it: the driver has
-        checked, and what is fetched is checked on arrival.
+        Args:
+            key: its name.
+            kind: the record type that is expected.
+            check: compare every file with its checksum, once per process. Workers skip it: the driver has
+                checked, and what is fetched is checked on arrival.
 
         Raises:
-            ArtifactError: absent, or a payload file is missing, truncated or altered.
+            ArtifactError: absent, of another kind, or a payload file is missing, truncated or altered.
         """
         meta = self.meta(key)
-        folder = Path(self.path(key)) if self.is_local else self._fetch(key, meta)
-        if check and key not in self._checked:
-            self._check(key, folder, meta)
-        return Artifact.read(folder)
+        check = check and key not in self._checked
+        folder = Path(self.path(key)) if self.is_local else self._fetch(key, meta, check)
+        if check:
+            _check_files(key, folder, meta)
+            self._checked.add(key)
+        artifact = Artifact.read(folder)
+        if not isinstance(artifact, kind):
+            raise ArtifactError(f"'{key}' was made by stage '{artifact.meta['stage']}', '{kind.stage}' is needed")
+        return artifact
 
-    def _check(self, key: str, folder: Path, meta: dict[str, Any]) -> None:
-        for name, facts in meta["files"].items():
-            _check_file(key, folder / name, facts)
-        self._checked.add(key)
-
-    def _fetch(self, key: str, meta: dict[str, Any]) -> Path:
-        folder = self.cache / hashlib.sha256(self.uri.encode()).hexdigest()[:12] / key
-        if (folder / META).exists():
+    def _fetch(self, key: str, meta: dict[str, Any], check: bool) -> Path:
+        """The node's copy: fetched if it is absent, of an earlier making, or found damaged."""
+        folder = self.cache / key
+        if _is_copy(key, folder, meta, check):
             return folder
-        partial = folder.with_name(f"{key}.{uuid.uuid4().hex}")
-        partial.mkdir(parents=True)
-        with _full_disk_told(folder):
-            for name in meta["files"]:
-                self.fs.get_file(self.path(key, name), str(partial / name))
-            (partial / META).write_text(json.dumps(meta))
-        self._check(key, partial, meta)
+        partial = temporary_path(self.cache)
         try:
-            partial.rename(folder)
-        except OSError:
-            shutil.rmtree(partial)
+            with write_errors_told(folder):
+                partial.mkdir(parents=True)
+                for name in meta["files"]:
+                    with contextlib.suppress(FileNotFoundError):  # the check below tells it
+                        self.fs.get_file(self.path(key, name), str(partial / name))
+                (partial / META).write_text(json.dumps(meta))
+            _check_files(key, partial, meta)
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                partial.rename(folder)
+            except OSError:  # another process was first; its copy is the same
+                if not _is_copy(key, folder, meta, check):
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     @contextmanager
@@ -119,7 +141,7 @@ class Store:
         if self.is_local:
             yield Path(self.path(key, name))
             return
-        temporary = _temporary(None)
+        temporary = temporary_path()
         try:
             self.fs.get_file(self.path(key, name), str(temporary))
             yield temporary
@@ -131,21 +153,22 @@ class Store:
         return Draft(self, key)
 
     def delete(self, key: str) -> None:
-        """Remove an artifact, marker first."""
+        """Remove an artifact and this node's copy, marker first."""
         self._checked.discard(key)
+        if not self.is_local:
+            shutil.rmtree(self.cache / key, ignore_errors=True)
         for location in (self.path(key, META), self.path(key)):
             if self.fs.exists(location):
                 self.fs.rm(location, recursive=True)
 
     def set_name(self, name: str, key: str) -> None:
         """Let ``name`` stand for ``key``."""
-        self.fs.makedirs(self.path("names"), exist_ok=True)
-        self.fs.pipe_file(self.path("names", f"{name}.json"), json.dumps({"key": key}).encode())
+        self.put_json(self.path("names", f"{name}.json"), {"key": key})
 
     def names(self) -> dict[str, str]:
         """Every given name and its key."""
         found = {}
-        for file in self.fs.glob(self.path("names", "*.json")):
+        for file in self.find("names", "*.json"):
             found[file.split("/")[-1].removesuffix(".json")] = json.loads(self.fs.cat_file(file))["key"]
         return found
 
@@ -166,11 +189,35 @@ class Store:
             if entry["type"] != "directory" or key in keep or key == "names":
                 continue
             files = self.fs.find(entry["name"], detail=True).values()
-            if max((_modified(f) for f in files), default=0.0) < older_than:
+            if max((_modified(f) for f in files), default=_modified(entry)) < older_than:
                 removed.append((key, sum(f["size"] for f in files)))
                 if not dry_run:
                     self.delete(key)
         return removed
+
+    @contextmanager
+    def writing(self, location: str) -> Iterator[Path]:
+        """A temporary local path that appears at ``location`` whole when the block ends well.
+
+        Raises:
+            ArtifactError: the disk is full or not writable; what was at the location before is still there.
+        """
+        with write_errors_told(location):
+            if self.is_local:
+                with replacing(Path(location)) as temporary:
+                    yield temporary
+                return
+            temporary = temporary_path()
+            try:
+                yield temporary
+                self.fs.put_file(str(temporary), location)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def put_json(self, location: str, data: Any) -> None:
+        """Write a small JSON file whole."""
+        with self.writing(location) as path:
+            _write_json(path, data)
 
 
 class Draft:
@@ -192,33 +239,21 @@ class Draft:
         Raises:
             ArtifactError: the disk is full; nothing of the file is left.
         """
-        target = self.store.path(self.key, name)
-        with _full_disk_told(target):
-            if self.store.is_local:
-                Path(target).parent.mkdir(parents=True, exist_ok=True)
-            near = Path(target).parent if self.store.is_local else None
-            temporary = _temporary(near)
-            try:
-                writer(temporary)
-                facts = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
-                if self.store.is_local:
-                    os.replace(temporary, target)
-                else:
-                    self.store.fs.put_file(str(temporary), target)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with self.store.writing(self.store.path(self.key, name)) as path:
+            writer(path)
+            facts = facts_of(path)
         self.files[name] = facts
         if marker:
-            self._pipe(name + DONE, facts)
+            self.store.put_json(self.store.path(self.key, name + DONE), facts)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write JSON."""
-        self.write(name, lambda path: path.write_text(json.dumps(data, indent=1, sort_keys=True)))  # type: ignore[arg-type]
+        self.write(name, lambda path: _write_json(path, data))
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """Files with a ``.done`` record whose size still agrees: what a restart need not do again."""
         found = {}
-        for marker in self.store.fs.glob(self.store.path(self.key, f"*{DONE}")):
+        for marker in self.store.find(self.key, f"*{DONE}"):
             name = marker.split("/")[-1].removesuffix(DONE)
             facts = json.loads(self.store.fs.cat_file(marker))
             target = self.store.path(self.key, name)
@@ -229,63 +264,35 @@ class Draft:
     def commit(self, meta: dict[str, Any]) -> None:
         """Write the marker last: from now on the artifact exists."""
         done = self.finished()
-        self._pipe(META, {**meta, "key": self.key, "files": dict(sorted((done | self.files).items()))})
+        files = dict(sorted((done | self.files).items()))
+        self.store.put_json(self.store.path(self.key, META), {**meta, "key": self.key, "files": files})
         for name in done:
             self.store.fs.rm_file(self.store.path(self.key, name + DONE))
 
-    def _pipe(self, name: str, data: Any) -> None:
-        location = self.store.path(self.key, name)
-        body = json.dumps(data, indent=1, sort_keys=True).encode()
-        with _full_disk_told(location):
-            if not self.store.is_local:
-                self.store.fs.pipe_file(location, body)
-                return
-            Path(location).parent.mkdir(parents=True, exist_ok=True)
-            temporary = _temporary(Path(location).parent)
-            try:
-                temporary.write_bytes(body)
-                os.replace(temporary, location)
-            finally:
-                temporary.unlink(missing_ok=True)
+
+def _check_files(key: str, folder: Path, meta: dict[str, Any]) -> None:
+    for name, facts in meta["files"].items():
+        try:
+            check_file(folder / name, facts, f"artifact '{key}' is damaged")
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; recompute it with --force") from None
 
 
-def _temporary(folder: Path | None) -> Path:
-    return (folder or Path(tempfile.gettempdir())) / f".tmp-{uuid.uuid4().hex}"
+def _is_copy(key: str, folder: Path, meta: dict[str, Any], check: bool) -> bool:
+    try:
+        if json.loads((folder / META).read_text())["files"] != meta["files"]:
+            return False
+        if check:
+            _check_files(key, folder, meta)
+    except (OSError, ValueError, ArtifactError):
+        return False
+    return True
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, sort_keys=True))
 
 
 def _modified(entry: dict[str, Any]) -> float:
-    stamp = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or entry.get("created")
+    stamp: Any = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or entry.get("created")
     return stamp.timestamp() if hasattr(stamp, "timestamp") else float(stamp or time.time())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_file(key: str, path: Path, facts: dict[str, Any]) -> None:
-    if not path.exists():
-        raise ArtifactError(f"artifact '{key}' is damaged: {path.name} is missing; recompute it with --force")
-    size = path.stat().st_size
-    if size != facts["bytes"]:
-        raise ArtifactError(
-            f"artifact '{key}' is damaged: {path.name} has {size} bytes of {facts['bytes']}; recompute with --force"
-        )
-    if _sha256(path) != facts["sha256"]:
-        raise ArtifactError(
-            f"artifact '{key}' is damaged: {path.name} fails its sha256 checksum; recompute with --force"
-        )
-
-
-@contextmanager
-def _full_disk_told(target: object) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise ArtifactError(f"no space left while writing {target}: free space or set MAD_HOME elsewhere") from None
-    except SafetensorError as error:
-        if not any(f"os error {code}" in str(error) for code in _FULL):
-            raise
-        raise ArtifactError(f"no space left while writing {target}: free space or set MAD_HOME elsewhere") from None

@@ -6,15 +6,15 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mad.config import Option
-from mad.context import Metrics
+if TYPE_CHECKING:
+    from mad.config import Option
+    from mad.context import Metrics
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
@@ -84,11 +84,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
 
 def setup_logging() -> None:
     """Warnings of mad on standard error, one line each."""
-    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
     logger = logging.getLogger("mad")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.WARNING)
     logger.propagate = False
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"mad: {record.levelname.lower()}: {' '.join(record.getMessage().split())}"
 
 
 def options_help(usage: str, purpose: str, groups: Sequence[tuple[str, Sequence[Option]]]) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mad import registry
 from mad.artifacts import META, Artifact
 from mad.config import Data, merge, merge_flags, parse
 from mad.errors import ArtifactError, ConfigError, nearest
+from mad.files import check_file
 from mad.runtime.engine import Engine
 from mad.runtime.settings import Settings
 from mad.stages._base import Stage, chain_config, inputs_of, load_stage, stage_config, upstream
+from mad.stages._base import sections as sections_of
 from mad.store import Store
 
 PINNED_BY_LINEAGE = ("train",)
 """Stages never repeated when something made from them is given: a detector belongs to its own model."""
+_KEY = re.compile(r"[a-z_]+-[0-9a-f]{20}")
 
 
 @dataclass(frozen=True)
@@ -58,28 +63,30 @@ def resolve(target: str, base: Data, flags: dict[str, Any], given: dict[str, Art
 
     Raises:
         ConfigError: unknown or invalid options, or options of a stage whose result is given.
-        ArtifactError: an ancestor that is needed is not in the store.
+        ArtifactError: given artifacts belong to different models, or an ancestor that is needed is not in the store.
     """
     lineage: dict[str, Any] = {}
-    for artifact in given.values():
-        lineage |= artifact.meta["lineage"]
-    given = dict(given)
+    # What is given of an earlier stage goes last: new rows come before those that a given detector was fitted on.
+    for stage in reversed(upstream(target)):
+        lineage |= given[stage.name].meta["lineage"] if stage.name in given else {}
+    asked, given = given, dict(given)
     for name in PINNED_BY_LINEAGE:
+        _check_one(name, given)
         if name in lineage and name not in given and _needs(target, name, given):
             given[name] = store.open(lineage[name]["key"])
     stages = _active(target, given)
     cls = chain_config(stages)
-    sections = set(cls.__dataclass_fields__)
+    sections = sections_of(cls)
     data: Data = {}
     for entry in lineage.values():
         data |= {k: v for k, v in entry["config"].items() if k in sections}
-    known = set(chain_config(upstream(target)).__dataclass_fields__)
+    known = sections_of(chain_config(upstream(target)))
     for name in [*base, *flags]:
         section = name.partition(".")[0]
-        if section not in known:
+        if section not in known and (name in flags or not _of_another_stage(section)):
             raise ConfigError(f"unknown option '--{name}'{nearest(section, known | set(reference_names(target)))}")
         if section not in sections and name in flags:
-            raise ConfigError(f"--{name} would change nothing: {_giver(section, target, given)} is given")
+            raise ConfigError(f"--{name} would change nothing: {_giver(section, target, asked)} is given")
     data = merge(cls, data, {k: v for k, v in base.items() if k in sections})
     data = merge_flags(cls, data, flags)
     return Chain(stages, parse(cls, data), given, cls, data)
@@ -133,33 +140,39 @@ def find_reference(reference: str, store: Store, settings: Settings) -> Artifact
         from mad.runtime.mlflow_tracker import download
 
         return import_folder(download(settings, reference), store)
-    path = Path(reference)
-    if path.is_file():
-        raise ArtifactError(
-            f"'{reference}' is a file: give the folder of an artifact (safetensors and {META}); pickles are never loaded"
-        )
-    if (path / META).exists():
-        return import_folder(path, store)
     names = store.names()
     key = names.get(reference, reference)
-    if not store.has(key):
-        raise ArtifactError(f"no artifact '{reference}' in {store.uri}{nearest(reference, [*names, *store.keys()])}")
-    return store.open(key)
+    if reference in names or (_KEY.fullmatch(key) and store.has(key)):
+        return store.open(key)
+    path = Path(reference)
+    if path.is_file():
+        wanted = f"give the folder of an artifact (safetensors and {META}); pickles are never loaded"
+        raise ArtifactError(f"'{reference}' is a file: {wanted}")
+    if (path / META).exists():
+        return import_folder(path, store)
+    raise ArtifactError(f"no artifact '{reference}' in {store.uri}{nearest(reference, [*names, *store.keys()])}")
 
 
 def import_folder(folder: Path, store: Store) -> Artifact:
-    """Take an artifact folder into the store, every file compared with its checksum."""
+    """Take an artifact folder into the store, every file compared with its checksum.
+
+    Raises:
+        ArtifactError: a file is missing or altered, or the meta data is not that of an artifact.
+    """
     artifact = Artifact.read(folder)
+    files = artifact.meta["files"]
+    # What comes from elsewhere must not name places outside its own folder.
+    if not _KEY.fullmatch(artifact.key) or any(Path(name).name != name for name in files):
+        raise ArtifactError(f"{folder} is not an artifact: its {META} holds an impossible key or file name")
+    if "lineage" not in artifact.meta:
+        raise ArtifactError(f"{folder} is not an artifact: its {META} lacks lineage")
     if store.has(artifact.key):
         return store.open(artifact.key)
+    for name, facts in files.items():
+        check_file(folder / name, facts, f"{folder} is damaged, fetch it again")
     draft = store.draft(artifact.key)
-    for name, facts in artifact.meta["files"].items():
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder} lacks {name}: the whole artifact is needed")
+    for name in files:
         draft.write(name, partial(_copy, folder / name))
-        if draft.files[name] != facts:
-            store.delete(artifact.key)
-            raise ArtifactError(f"{folder / name} fails its sha256 checksum: fetch it again")
     draft.commit(artifact.meta)
     return store.open(artifact.key)
 
@@ -186,9 +199,21 @@ def _needs(target: str, name: str, given: dict[str, Artifact]) -> bool:
     return any(stage.name == name for stage in _active(target, given))
 
 
-def _giver(section: str, target: str, given: dict[str, Artifact]) -> str:
-    names = {stage: flag for flag, stage in reference_names(target).items()}
-    for stage in upstream(target):
-        if stage.name in given and section in stage.Config.__dataclass_fields__:
-            return f"--{names.get(stage.name, stage.name)}"
-    return "an artifact made after it"
+def _of_another_stage(section: str) -> bool:
+    """One file of settings may serve every stage of a chain."""
+    return any(section in sections_of(load_stage(name).Config) for name in registry.names("stages"))
+
+
+def _check_one(name: str, given: dict[str, Artifact]) -> None:
+    """Features of one model mean nothing to a detector fitted on those of another."""
+    lineages = [artifact.meta["lineage"] for artifact in given.values()]
+    found = sorted({lineage[name]["key"] for lineage in lineages if name in lineage})
+    if len(found) > 1:
+        raise ArtifactError(f"the given artifacts belong to different models: {' and '.join(found)}")
+
+
+def _giver(section: str, target: str, asked: dict[str, Artifact]) -> str:
+    """The flag whose artifact has settled a section."""
+    flags = {stage: flag for flag, stage in reference_names(target).items()}
+    owners = {stage.name for stage in upstream(target) if section in sections_of(stage.Config)}
+    return next(f"--{flags[name]}" for name, artifact in asked.items() if owners & set(artifact.meta["lineage"]))

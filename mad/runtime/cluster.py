@@ -19,6 +19,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune's own handler ends its run as if it were complete: half a sweep would be reported as a whole one.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 

@@ -13,7 +13,7 @@ import yaml
 from mad import terminal
 from mad.artifacts import Artifact
 from mad.config import Data, Option, describe, nest, parse
-from mad.errors import ConfigError, nearest
+from mad.errors import ArtifactError, ConfigError, nearest
 from mad.runtime import chain as chains
 from mad.runtime.engine import UPLOADS, Engine
 from mad.runtime.options import RunOptions, new_engine
@@ -113,11 +113,12 @@ def print_sweep_plan(plan: Plan, engine: Engine) -> None:
     terminal.out.print(f"{plan.size} trials, {plan.study.algorithm} search, best by {plan.study.metric}")
 
 
-def register(engine: Engine, artifact: Artifact, wanted: str) -> str | None:
+def register(engine: Engine, artifact: Artifact, wanted: str) -> str:
     """Register an artifact in MLflow under ``MODEL[@ALIAS]``; returns its ``models:/`` URI.
 
     Raises:
         ConfigError: artifacts of this stage are not uploaded, so they cannot be registered.
+        ArtifactError: MLflow could not do it; the artifact itself is safe.
     """
     stage = artifact.meta["stage"]
     if stage not in ("train", "fit"):
@@ -125,10 +126,15 @@ def register(engine: Engine, artifact: Artifact, wanted: str) -> str | None:
     name, _, alias = wanted.partition("@")
     folder, names = UPLOADS[stage]
     record = RunRecord(f"register {name}", tags={"mad.stage": "register", "mad.artifact": artifact.key})
+    made_by = (artifact.meta.get("mlflow") or {}).get("run_id")
+    record.tags |= {f"mad.upstream_run.{stage}": made_by} if made_by else {}
     record.files = [(str(artifact.folder / file), folder) for file in (*names, "meta.json")]
     engine.tracker.start(record)
     engine.tracker.finish(record, "FINISHED")
-    return engine.tracker.register(record, folder, name, alias or "latest")
+    uri = engine.tracker.register(record, folder, name, alias or "latest")
+    if uri is None:
+        raise ArtifactError(f"MLflow did not register '{wanted}'; {artifact.key} is in the store: try again later")
+    return uri
 
 
 def write_json(path: str, data: Any) -> None:

@@ -108,8 +108,9 @@ class Engine:
         begun = time.monotonic()
         try:
             stage.run(config, inputs, context)
-            self.seconds[stage.name] = time.monotonic() - begun
-            context.draft.commit(self._meta(stage, config, inputs, facts, context, record))
+            seconds = time.monotonic() - begun
+            self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + seconds
+            context.draft.commit({**self._meta(stage, config, inputs, facts, context, record), "seconds": seconds})
         except BaseException as error:
             self.tracker.finish(record, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -124,7 +125,12 @@ class Engine:
         tags |= {f"mad.input.{name}": a.key for name, a in inputs.items()}
         tags |= {f"mad.upstream_run.{name}": run for name, run in runs.items() if run}
         tags |= {"mad.code": git_commit()} if git_commit() else {}
-        record = RunRecord(stage.name, flat(canonical(config)), tags, parent=self.parent)
+        params = flat(canonical(config))
+        detector = next((a.meta["summary"]["detector"] for a in inputs.values() if "detector" in a.summary), None)
+        if detector and "detector" not in params:
+            params |= flat({"detector": detector})
+        name = f"{stage.name} {params['detector']}" if "detector" in params else stage.name
+        record = RunRecord(name, params, tags, parent=self.parent)
         record.datasets = [(a.key, a.key[-20:], self.store.path(a.key), name) for name, a in inputs.items()]
         return record
 
@@ -153,7 +159,6 @@ class Engine:
             "code": git_commit(),
             "mlflow": {"run_id": record.run_id} if record.run_id else None,
             "created": time.time(),
-            "seconds": self.seconds.get(stage.name, 0.0),
         }
 
     def _close(self, stage: Stage, artifact: Artifact, context: Context, record: RunRecord, logged: set[int]) -> None:

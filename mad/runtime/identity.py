@@ -6,8 +6,8 @@ import ast
 import dataclasses
 import hashlib
 import importlib.util
-import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from typing import Any
 
@@ -30,7 +30,7 @@ def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, wor
     return {
         "stage": stage.name,
         "version": stage.version,
-        "code": code_digest(sys.modules[stage.run.__module__].__name__, *sorted(_plugin_modules(config))),
+        "code": code_digest(stage.run.__module__, *sorted(_plugin_modules(config))),
         "config": canonical(config),
         "inputs": inputs,
         "numerics": {"device": device, "torch": version("torch")},
@@ -56,41 +56,57 @@ def _plugin_modules(config: Any) -> set[str]:
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Digest of the modules and of all result-making modules they import; comments and docstrings do not count."""
+    """Digest of the modules and of all result-making modules they import; comments and docstrings do not count.
+
+    Of a plug-in outside the package, its whole own package is result-making.
+    """
     roots = (*RESULT_CODE, *(m.split(".")[0] for m in modules if not m.startswith("mad.")))
     waiting, seen = list(modules), set()
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += [m for m in _imported(name) if m.startswith(roots)]
+            waiting += [m for m in _imported(name) if any(m == root or m.startswith(f"{root}.") for root in roots)]
     digest = hashlib.sha256()
     for name in sorted(seen):
-        tree = _tree(name)
-        digest.update(f"{name}\n{ast.dump(_without_docstrings(tree)) if tree else ''}\n".encode())
+        digest.update(f"{name}\n{_meaning(name)}\n".encode())
     return digest.hexdigest()[:20]
 
 
-def _tree(module: str) -> ast.Module | None:
+@cache
+def _spec(module: str) -> ModuleSpec | None:
     try:
-        spec = importlib.util.find_spec(module)
+        return importlib.util.find_spec(module)
     except ModuleNotFoundError:
         return None
+
+
+def _tree(module: str) -> ast.Module | None:
+    spec = _spec(module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     with open(spec.origin, encoding="utf-8") as file:
         return ast.parse(file.read())
 
 
+@cache
+def _meaning(module: str) -> str:
+    tree = _tree(module)
+    return ast.dump(_without_docstrings(tree)) if tree else ""
+
+
+@cache
 def _imported(module: str) -> list[str]:
     """Names of modules that ``module`` may import: ``from a import b`` counts as ``a`` and ``a.b``."""
-    tree, names = _tree(module), []
+    tree, spec, names = _tree(module), _spec(module), []
     for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            candidates = [f"{node.module}.{alias.name}" for alias in node.names]
-            names += [node.module, *(c for c in candidates if _tree(c) is not None)]
+        elif isinstance(node, ast.ImportFrom):
+            package = spec.parent if spec else None
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            candidates = [f"{source}.{alias.name}" for alias in node.names]
+            names += [source, *(c for c in candidates if _spec(c) is not None)]
     return names
 
 

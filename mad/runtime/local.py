@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mad.context import ChunkSetup, Metrics, Progress, TrainLoop
+from mad.files import write_errors_told
 from mad.store import Draft
 
 
@@ -33,11 +34,15 @@ class LocalWorker:
         """Write the checkpoint whole, then drop the one before."""
         before = sorted(self.scratch.glob("epoch-*"))
         number = 1 + (int(before[-1].name.removeprefix("epoch-")) if before else 0)
-        partial_folder = self.scratch / "partial"
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        partial_folder.mkdir(parents=True)
-        save(partial_folder)
-        partial_folder.rename(self.scratch / f"epoch-{number:06d}")
+        unfinished = self.scratch / "partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            with write_errors_told(self.scratch):
+                unfinished.mkdir(parents=True)
+                save(unfinished)
+                unfinished.rename(self.scratch / f"epoch-{number:06d}")
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
         for folder in before:
             shutil.rmtree(folder)
         self.progress.update("train", number, self.epochs, metrics)

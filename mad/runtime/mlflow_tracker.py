@@ -4,42 +4,57 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
-
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from typing import TYPE_CHECKING, Any
 
 from mad.errors import ArtifactError
 from mad.runtime.settings import Settings
-from mad.runtime.tracking import RunRecord
+from mad.runtime.tracking import (
+    WAITING,
+    Outbox,
+    RunRecord,
+    alone_in,
+    clean_name,
+    environment,
+    number_of,
+    read_waiting,
+    reason_of,
+    redactor,
+    text_of,
+    user_name,
+)
+
+if TYPE_CHECKING:  # importing MLflow takes seconds: only what is not done yet pays for it
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 log = logging.getLogger("mad")
-BATCH = 900
-"""Metrics, params or tags per call; MLflow takes at most 1000."""
-PARAM_LENGTH = 6000
-WAITING = "unsynced-"
-"""Prefix of the provisional ids of runs that the store has not seen."""
-
-
-def without_password(uri: str) -> str:
-    """A URI that may be shown: user and password removed."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+METRICS, PAIRS, PARAM_LENGTH, TAG_LENGTH, MOST_RUNS = 800, 100, 6000, 5000, 50_000
+"""MLflow's limits per call: metrics (all entries are 1000), params or tags, characters of a value, runs found."""
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Else MLflow prints the address of every run, the password in it included.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""A server that is away is to be noticed in seconds; one that has answered may take its time over an upload."""
+INPUT, UPSTREAM = "mad.input.", "mad.upstream_run."
+REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
+"""Error codes that concern one run; after any other error the store counts as away."""
 
 
 class MlflowTracker:
-    """The Tracker that writes to an MLflow store or server.
+    """The Tracker that writes to an MLflow store or server. Nothing is opened before it is needed.
 
     Args:
         settings: ``tracking_uri`` and where unsent runs wait.
@@ -49,56 +64,48 @@ class MlflowTracker:
     def __init__(self, settings: Settings, experiment: str):
         self.settings = settings
         self.experiment = experiment
-        self.uri = without_password(settings.tracking_uri or "")
-        self.unsynced = settings.home / "unsynced"
-        self._experiment_id: str | None = None
-        self._down = False
-        settings.home.mkdir(parents=True, exist_ok=True)
-        _quiet()
-        self.client = MlflowClient(tracking_uri=settings.tracking_uri)
-        self._try(self._open_experiment)
+        self.uri = redactor()(settings.tracking_uri or "")
+        self.outbox = Outbox(settings.home / "unsynced")
+        self._experiment_id = ""
+        self._down = self._warned = False
+        self._lock = threading.RLock()
+        self._sent: dict[str | None, tuple[dict[str, str], dict[str, str]]] = {}
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The client; made at first use."""
+        return _client(self.settings)
 
     def start(self, record: RunRecord) -> None:
-        """Create the run; while the store is away the run gets a provisional id."""
+        """Create the run; while the store is away the run gets a provisional id and waits for ``mad sync``."""
+        hide = redactor()
+        record.params = {name: hide(text_of(value))[:PARAM_LENGTH] for name, value in record.params.items()}
         if not self._try(lambda: self._create(record)):
-            record.run_id = f"{WAITING}{uuid.uuid4().hex}"
+            record.run_id = record.ticket
+            self.outbox.put(record, self.experiment)
 
     def log(self, record: RunRecord, metrics: dict[str, float], step: int) -> None:
-        """Log metrics at once; they are kept in the record too, should the run have to be sent later."""
-        values = [(name, float(value), step) for name, value in metrics.items()]
-        if not self._try(lambda: self._metrics(record, values)):
-            record.metrics += values
+        """Log metrics at once; what cannot be sent stays in the record."""
+        now = int(time.time() * 1000)
+        values = [(name, number_of(value), step, now) for name, value in metrics.items()]
+        if record.provisional or not self._try(lambda: self._batch(record, values, {}, {})):
+            record.late += values
 
     def finish(self, record: RunRecord, status: str) -> None:
-        """Log what is left and close the run; keep it for ``mad sync`` if the store is away."""
+        """Log what is left and close the run; keep it for ``mad sync`` if that fails."""
         record.status, record.ended = status, time.time()
-        if not self._try(lambda: self._send(record)):
-            self.unsynced.mkdir(parents=True, exist_ok=True)
-            waiting = {"experiment": self.experiment, "record": record.to_json()}
-            (self.unsynced / f"{uuid.uuid4().hex}.json").write_text(json.dumps(waiting))
+        if record.provisional or not self._try(lambda: self._send(record)):
+            self.outbox.put(record, self.experiment)
 
     def find(self, tags: dict[str, str]) -> list[Any]:
         """Runs of the experiment that carry all the tags, newest first."""
-        terms = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
         found: list[Any] = []
-
-        def search() -> None:
-            token = None
-            while True:
-                page = self.client.search_runs(
-                    [self._experiment_id], " and ".join(terms), max_results=1000, page_token=token
-                )
-                found.extend(page)
-                token = page.token
-                if not token:
-                    return
-
-        self._try(search)
+        self._try(lambda: found.extend(self._search([self._experiment_id], tags)))
         return found
 
     def register(self, record: RunRecord, folder: str, name: str, alias: str) -> str | None:
         """Register the run's uploaded ``folder`` as a version of a model, and point the alias at it."""
-        uri = f"models:/{name}@{alias}"
+        from mlflow.exceptions import MlflowException
 
         def register() -> None:
             try:
@@ -107,88 +114,142 @@ class MlflowTracker:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             version = self.client.create_model_version(name, f"runs:/{record.run_id}/{folder}", record.run_id)
-            self.client.set_registered_model_alias(name, alias, version.version)
+            if alias.lower() != "latest":  # MLflow's own name for the newest version
+                self.client.set_registered_model_alias(name, alias, version.version)
 
-        return uri if self._try(register) else None
+        if not record.provisional and self._try(register):
+            return f"models:/{name}@{alias}"
+        log.warning("model %s is not registered; give the same command again when MLflow at %s answers", name, self.uri)
+        return None
 
     def sync(self) -> tuple[int, int]:
         """Send the runs that could not be sent before: how many went, how many still wait."""
-        records = []
-        for file in self.unsynced.glob("*.json"):
-            waiting = json.loads(file.read_text())
-            records.append((waiting["record"]["started"], file, waiting))
         sent = 0
-        for _, file, waiting in sorted(records, key=lambda entry: entry[0]):
-            record = RunRecord(**waiting["record"])
-            self.experiment = waiting["experiment"]
-            if not self._try(self._open_experiment) or not self._try(lambda record=record: self._resend(record)):
-                break
-            file.unlink()
-            sent += 1
-        return sent, len(records) - sent
-
-    def _resend(self, record: RunRecord) -> None:
-        if record.run_id and record.run_id.startswith(WAITING):
-            record.tags["mad.unsynced"] = record.run_id
-            if record.parent and record.parent.startswith(WAITING):
-                parents = self.find({"mad.unsynced": record.parent})
-                record.parent = parents[0].info.run_id if parents else None
-            self._create(record)
-        self._send(record)
+        with self.outbox.emptied() as files:
+            for file in files:
+                self.experiment, record = read_waiting(file)
+                self._experiment_id = ""
+                if self._try(lambda record=record: self._resend(record)):  # type: ignore[misc]
+                    file.unlink()
+                    sent += 1
+        return sent, len(files) - sent
 
     def _try(self, action: Callable[[], None]) -> bool:
         """Run an action against the store; on failure warn once and say so."""
-        if self._down:
-            return False
-        try:
-            action()
-        except Exception as error:
-            self._down = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning(
-                "MLflow at %s cannot be reached (%s): going on; send the runs later: mad sync", self.uri, reason
-            )
-            return False
-        return True
+        with self._lock:
+            if self._down:
+                return False
+            try:
+                if not self._experiment_id:
+                    self._experiment_id = self._open()
+                action()
+            except Exception as error:
+                self._down = getattr(error, "error_code", "") not in REFUSED
+                what = "cannot be reached" if self._down else "refused a run"
+                if not self._warned:
+                    log.warning("MLflow at %s %s (%s): going on; later: mad sync", self.uri, what, reason_of(error))
+                self._warned = True
+                return False
+            return True
 
-    def _open_experiment(self) -> None:
-        found = self.client.get_experiment_by_name(self.experiment)
-        if found is None:
-            root = self.settings.artifact_root
-            location = (root / self.experiment).as_uri() if root else None
-            self._experiment_id = self.client.create_experiment(self.experiment, artifact_location=location)
-        else:
-            self._experiment_id = found.experiment_id
+    def _open(self) -> str:
+        root, name = self.settings.artifact_root, self.experiment
+        with environment(FIRST_CALL, ENVIRONMENT), alone_in(self.settings.tracking_uri or ""):
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                try:
+                    return self.client.create_experiment(name, (root / name).as_uri() if root else None)
+                except Exception:
+                    found = self.client.get_experiment_by_name(name)
+                    if found is None:  # else another process was faster
+                        raise
+            if found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+            return str(found.experiment_id)
 
     def _create(self, record: RunRecord) -> None:
-        tags = dict(record.tags)
-        if record.parent:
-            tags["mlflow.parentRunId"] = record.parent
-        run = self.client.create_run(
-            self._experiment_id, start_time=int(record.started * 1000), tags=tags, run_name=record.name
-        )
-        record.run_id = run.info.run_id
-        params = [Param(name, _text(value)) for name, value in record.params.items()]
-        for start in range(0, len(params), 100):
-            self.client.log_batch(record.run_id, params=params[start : start + 100])
+        record.tags = self._tags(record)
+        begun = int(record.started * 1000)
+        record.run_id = self.client.create_run(self._experiment_id, begun, record.tags, record.name).info.run_id
+        if not record.metrics:  # what comes with its figures is over, and needs one call for both
+            self._batch(record, [], record.params, {})
+        self._sent[record.run_id] = ({} if record.metrics else record.params, record.tags.copy())
 
-    def _metrics(self, record: RunRecord, values: list[tuple[str, float, int]]) -> None:
-        now = int(time.time() * 1000)
-        entries = [Metric(name.replace("*", "_"), value, now, step) for name, value, step in values]
-        for start in range(0, len(entries), BATCH):
-            self.client.log_batch(record.run_id, metrics=entries[start : start + BATCH])
+    def _tags(self, record: RunRecord) -> dict[str, str]:
+        """The tags of a new run, among them those that MLflow's own columns show."""
+        from mlflow.exceptions import INVALID_STATE, MlflowException
+
+        tags = {**record.tags, "mlflow.user": user_name(), "mlflow.source.type": "LOCAL"}
+        tags["mlflow.source.name"] = f"mad {tags.get('mad.stage', record.name)}"
+        if tags.get("mad.code"):
+            tags["mlflow.source.git.commit"] = tags["mad.code"].rstrip("+")
+        for name in [n.removeprefix(INPUT) for n in record.tags if n.startswith(INPUT)]:
+            if f"{UPSTREAM}{name}" not in tags and (maker := self._maker(tags[f"{INPUT}{name}"])):
+                tags[f"{UPSTREAM}{name}"] = maker
+        if record.parent:
+            tags["mlflow.parentRunId"] = parent = self._known(record.parent)
+            if parent.startswith(WAITING):
+                raise MlflowException("the run it belongs to has not been sent", INVALID_STATE)
+        return self._linked(tags) | {"mad.ticket": record.ticket}
+
+    def _maker(self, key: str) -> str | None:
+        """The run that made an artifact, where the artifact does not tell: trials are tracked by the driver."""
+        experiment, kind = [self._experiment_id], key.partition("-")[0]
+        found = self._search(experiment, {"mad.artifact": key}) or self._search(experiment, {f"mad.{kind}": key})
+        return str(found[0].info.run_id) if found else None
+
+    def _linked(self, tags: dict[str, str]) -> dict[str, str]:
+        """Tags as they are sent: run ids in place of provisional ones, no secrets."""
+        hide = redactor()
+        return {n: v if n == "mad.ticket" else hide(self._known(v))[:TAG_LENGTH] for n, v in tags.items()}
+
+    def _known(self, run: str) -> str:
+        """The run id in place of a provisional one, if that run has been sent."""
+        if not run.startswith(WAITING):
+            return run
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        found = self._search(experiments, {"mad.ticket": run})
+        return str(found[0].info.run_id) if found else run
+
+    def _search(self, experiments: list[Any], tags: dict[str, str]) -> list[Any]:
+        terms = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        return list(self.client.search_runs(experiments, terms, max_results=MOST_RUNS))
+
+    def _batch(self, record: RunRecord, metrics: list[Any], params: dict[str, str], tags: dict[str, str]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        # MLflow stores an infinity as the largest float, which flattens every plot; NaN is left out of plots.
+        entries = [Metric(clean_name(n), v if math.isfinite(v) else math.nan, t, step) for n, v, step, t in metrics]
+        pairs = [Param(clean_name(n), v) for n, v in params.items()]
+        marks = [RunTag(clean_name(n), v) for n, v in tags.items()]
+        while entries or pairs or marks:
+            self.client.log_batch(str(record.run_id), entries[:METRICS], pairs[:PAIRS], marks[:PAIRS])
+            del entries[:METRICS], pairs[:PAIRS], marks[:PAIRS]
 
     def _send(self, record: RunRecord) -> None:
-        self._metrics(record, record.metrics)
-        tags = [RunTag(name, value) for name, value in record.tags.items()]
-        self.client.log_batch(record.run_id, tags=tags[:100])
+        """Send what the run does not have yet. All of it may be sent again: times and names stay the same."""
+        run_id = str(record.run_id)
+        ended = int((record.ended or time.time()) * 1000)
+        values = [(name, number_of(value), step, ended) for name, value, step in record.metrics]
+        params, tags = self._sent.get(record.run_id, ({}, {}))
+        params = {n: v for n, v in record.params.items() if n not in params}
+        tags = self._linked({n: v for n, v in record.tags.items() if tags.get(n) != v})
+        self._batch(record, [*values, *record.late], params, tags)
         if record.datasets:
-            self.client.log_inputs(record.run_id, [_dataset(*dataset) for dataset in record.datasets])
+            self.client.log_inputs(run_id, datasets=[_dataset(*d) for d in record.datasets])
         for path, folder in record.files:
             if Path(path).exists():
-                self.client.log_artifact(record.run_id, path, folder)
-        ended = int((record.ended or time.time()) * 1000)
-        self.client.set_terminated(record.run_id, record.status, ended)
+                self.client.log_artifact(run_id, path, folder)
+        if record.ended is not None:
+            self.client.set_terminated(run_id, record.status, ended)
+        self._sent.pop(record.run_id, None)
+
+    def _resend(self, record: RunRecord) -> None:
+        if record.provisional:
+            record.run_id = self._known(record.ticket)
+        if record.provisional:
+            self._create(record)
+        self._send(record)
 
 
 def download(settings: Settings, uri: str) -> Path:
@@ -197,41 +258,42 @@ def download(settings: Settings, uri: str) -> Path:
     Raises:
         ArtifactError: the URI names nothing that can be fetched.
     """
-    import mlflow
-
-    _quiet()
-    mlflow.set_tracking_uri(settings.tracking_uri)
     target = settings.home / "downloads" / uuid.uuid4().hex
-    target.mkdir(parents=True)
     try:
-        if uri.startswith("models:/"):
-            uri = _model_source(MlflowClient(tracking_uri=settings.tracking_uri), uri)
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
-    except (MlflowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(
-            f"cannot fetch '{uri}' from {without_password(settings.tracking_uri or '')}: {reason}"
-        ) from None
+        client = _client(settings)
+        import mlflow.artifacts
+
+        with environment(FIRST_CALL, ENVIRONMENT):
+            source = _model_source(client, uri) if uri.startswith("models:/") else uri
+            client.search_experiments(max_results=1)
+        target.mkdir(parents=True)
+        tracking = settings.tracking_uri
+        return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(target), tracking_uri=tracking))
+    except Exception as error:  # each kind of store has its own errors
+        where = redactor()(settings.tracking_uri or "")
+        raise ArtifactError(f"cannot fetch '{uri}' from {where}: {reason_of(error)}") from None
+
+
+def _client(settings: Settings) -> MlflowClient:
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3"):  # importing MLflow sets its own levels
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=settings.tracking_uri)
 
 
 def _model_source(client: MlflowClient, uri: str) -> str:
     name, _, alias = uri.removeprefix("models:/").partition("@")
-    if alias:
-        return str(client.get_model_version_by_alias(name, alias).source)
-    name, _, version = name.rpartition("/")
-    return str(client.get_model_version(name, version).source)
+    if not alias:
+        name, _, alias = name.rpartition("/")
+    if alias.isdigit():
+        return str(client.get_model_version(name, alias).source)
+    return str(client.get_model_version_by_alias(name, alias).source)
 
 
 def _dataset(name: str, digest: str, uri: str, role: str) -> DatasetInput:
-    source = json.dumps({"uri": without_password(uri)})
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": redactor()(uri)})
     return DatasetInput(Dataset(name, digest, "mad", source), [InputTag("mlflow.data.context", role)])
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:PARAM_LENGTH]
-
-
-def _quiet() -> None:
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class RunOptions:
             require(
                 given is None or (bool(given) and "/" not in given), f"a name may not be empty or hold '/': {given}"
             )
+        alias = (self.register or "").partition("@")[2]
+        require(not re.fullmatch(r"v\d+", alias), f"--register: MLflow reserves the alias {alias}")
         require(not (self.register and self.no_tracking), "--register needs MLflow: leave --no_tracking out")
 
 

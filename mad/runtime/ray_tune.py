@@ -15,11 +15,13 @@ from ray.tune.schedulers import ASHAScheduler
 
 from mad.runtime.cluster import check_capacity, connect
 from mad.runtime.study import Study, distribution
-from mad.runtime.trial import Job, Row, run_trial
+from mad.runtime.trial import Job, Row, bare_row, run_trial
 
 OnRow = Callable[[Row], None]
 BUNDLE = 64
 """Most configurations in one trial: an interruption loses at most the work on one of them."""
+MAX_FAILURES = 3
+"""Times a trial whose process died is run again."""
 GRACE = 2
 """Epochs every trial gets before ASHA may stop it."""
 
@@ -46,8 +48,7 @@ def _epochs(params: dict[str, Any]) -> None:
 
 def _suggested(params: dict[str, Any]) -> None:
     """Trainable: one configuration that the search algorithm chose."""
-    own = {"job", "metric", "worst", "space"}
-    overrides = {name.partition("/")[2]: value for name, value in params.items() if name not in own}
+    (overrides,) = _overrides(params)
     row = run_trial(_job(params["job"]), overrides)
     tune.report({"rows": json.dumps([row]), params["metric"]: _best([row], params)})
 
@@ -80,26 +81,26 @@ def slots(study: Study) -> int:
     return study.concurrency or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def run_bundles(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> int:
-    """Run closed-form configurations; returns how many trials broke without a row."""
+def run_bundles(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> None:
+    """Run closed-form configurations, many to a trial."""
     at_once = slots(study)
     size = study.bundle or min(BUNDLE, math.ceil(len(configs) / (4 * at_once)))
     bundles = [json.dumps(configs[i : i + size]) for i in range(0, len(configs), size)]
     space = {**_constants(study, job), "configs": tune.grid_search(bundles)}
-    return _fit(_bundle, study, space, folder / "bundles", on_row, at_once)
+    _fit(_bundle, study, space, folder / "bundles", on_row, at_once)
 
 
-def run_epochs(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> int:
-    """Run configurations that train in epochs under ASHA (1810.05934); a stopped one leaves no row."""
+def run_epochs(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> None:
+    """Run configurations that train in epochs under ASHA (1810.05934), which stops those of low validation AUROC."""
     scheduler = ASHAScheduler(
         time_attr="training_iteration", metric="val_auroc", mode="max", grace_period=GRACE, max_t=10_000
     )
     space = {**_constants(study, job), "configs": tune.grid_search([json.dumps([config]) for config in configs])}
-    return _fit(_epochs, study, space, folder / "epochs", on_row, slots(study), scheduler=scheduler)
+    _fit(_epochs, study, space, folder / "epochs", on_row, slots(study), scheduler=scheduler)
 
 
-def run_optuna(study: Study, job: Job, seed: int, folder: Path, on_row: OnRow) -> int:
-    """Let Optuna's TPE choose configurations; what an earlier, interrupted run learnt is kept."""
+def run_optuna(study: Study, job: Job, seed: int, done: int, folder: Path, on_row: OnRow) -> None:
+    """Let Optuna's TPE choose configurations; of ``done`` earlier ones it keeps what it learnt."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -114,18 +115,13 @@ def run_optuna(study: Study, job: Job, seed: int, folder: Path, on_row: OnRow) -
         study_name="study",
         storage=storage,
     )
-    done = 0
-    if "study" in optuna.get_all_study_names(storage):
-        known = optuna.load_study(study_name="study", storage=storage)
-        done = len(known.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    left = study.samples - done
-    if left <= 0:
-        return 0
-    return _fit(_suggested, study, {}, folder / "optuna", on_row, slots(study), search=search, samples=left)
+    if study.samples <= done:
+        return
+    _fit(_suggested, study, {}, folder / "optuna", on_row, slots(study), search=search, samples=study.samples - done)
 
 
 def _suggest(trial: Any, study: Study, constants: dict[str, Any]) -> dict[str, Any]:
-    """Define-by-run: first which space, then its dimensions (prefixed, since spaces may share names)."""
+    """Define-by-run: first which space, then its dimensions; Tune nests ``0/name`` as ``{"0": {"name": ...}}``."""
     index = trial.suggest_categorical("space", list(range(len(study.search))))
     for name, dimension in study.search[index].items():
         kind, given = distribution(name, dimension)
@@ -157,7 +153,8 @@ def _fit(
     scheduler: Any = None,
     search: Any = None,
     samples: int = 1,
-) -> int:
+) -> None:
+    """Run the trials; every configuration gets a row, also where its trial broke or was stopped."""
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         param_space=space,
@@ -171,7 +168,29 @@ def _fit(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=folder.name, storage_path=str(folder.parent), verbose=0, callbacks=[_Rows(on_row)]
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            callbacks=[_Rows(on_row)],
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    return len(tuner.fit().errors)
+    for result in tuner.fit():
+        if "rows" not in (result.metrics or {}):
+            for overrides in _overrides(result.config or {}):
+                on_row(_rowless(overrides, result))
+
+
+def _overrides(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configurations of a trial, from its parameters."""
+    if "configs" in params:
+        return json.loads(params["configs"])
+    return [params[str(params["space"])]]
+
+
+def _rowless(overrides: dict[str, Any], result: tune.Result) -> Row:
+    reached = {k: v for k, v in (result.metrics or {}).items() if k in ("val_auroc", "epoch")}
+    if result.error is None and reached:
+        return {**bare_row(overrides), **reached, "status": "stopped"}
+    error = str(result.error).strip().splitlines()[-1] if result.error else "the trial gave no result"
+    return {**bare_row(overrides), "status": "failed", "error": error}

@@ -29,11 +29,11 @@ class Settings:
 def settings(tracking: bool = True) -> Settings:
     """Read ``.env`` (which never overrides the environment) and the environment."""
     load_dotenv(Path.cwd() / ".env", override=False)
-    home = Path(os.environ.get("MAD_HOME", "runs")).absolute()
+    home = Path(os.environ.get("MAD_HOME") or "runs").expanduser().absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     return Settings(
         home=home,
-        store=os.environ.get("MAD_STORE", str(home / "artifacts")),
+        store=os.environ.get("MAD_STORE") or str(home / "artifacts"),
         tracking_uri=None if not tracking else uri or f"sqlite:///{home}/mlflow.db",
         artifact_root=None if uri else home / "mlflow-artifacts",
     )

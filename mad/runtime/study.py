@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from mad.config import Data, accepts, merge, parse, require
+from mad.config import Data, describe, find_field, merge, merge_flags, parse, require
 from mad.errors import ConfigError, nearest
+from mad.stages.detect import METRICS
 from mad.stats.random import derive
 
 Space = dict[str, Any]
@@ -46,10 +47,18 @@ class Study:
     """closed-form configurations per Ray Tune trial (default: by number of configurations and CPUs)"""
 
     def __post_init__(self) -> None:
-        require(self.metric.startswith("val_"), f"metric must be one of validation rows (val_...), got {self.metric}")
+        metrics = {f"val_{name}": "min" if name == "fpr95" else "max" for name in METRICS}
+        require(
+            self.metric in metrics, f"metric must be one of validation rows ({', '.join(metrics)}), got {self.metric}"
+        )
+        better = metrics.get(self.metric)
+        require(self.mode == better, f"{self.metric} is better the other way: set mode to {better}")
+        require(len(self.search) > 0, "search must list at least one space; [{}] is that of the base alone")
         for name in ("num_samples", "concurrency", "bundle"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be 1 or more, got {value}")
+        for name, dimension in (item for space in self.search for item in space.items()):
+            distribution(str(name), dimension)
 
     @property
     def samples(self) -> int:
@@ -100,6 +109,8 @@ def with_base(study: Study, data: Data) -> Study:
 def override(study: Study, cls: type, flags: dict[str, Any]) -> tuple[Study, dict[str, Any]]:
     """Apply dotted flags: a searched dimension is fixed, anything else becomes a flag for the base.
 
+    A plug-in that is searched is chosen with its own space; its options are set where a space has them.
+
     Args:
         study: as read.
         cls: chain config class.
@@ -109,33 +120,82 @@ def override(study: Study, cls: type, flags: dict[str, Any]) -> tuple[Study, dic
         The study with its settings and spaces changed, and the flags left for the base.
 
     Raises:
-        ConfigError: an option that no space's plug-in has.
+        ConfigError: an option of a searched plug-in that none of them has.
     """
     settings = {name: value for name, value in flags.items() if name in SETTINGS}
     if settings:
-        given = parse(Study, settings)
-        study = dataclasses.replace(study, **{name: getattr(given, name) for name in settings})
+        given = parse(Study, {name: getattr(study, name) for name in SETTINGS} | settings)
+        study = dataclasses.replace(study, **{name: getattr(given, name) for name in SETTINGS})
     spaces, rest = [dict(space) for space in study.search], {}
     others = [name for name in flags if name not in SETTINGS]
     for name in sorted(others, key=lambda n: n.count(".")):
-        section = name.partition(".")[0]
-        if name == section and any(name in space for space in spaces):
-            spaces = [s for s in spaces if flags[name] in _values(s.get(name))] or [{}]
-            spaces = [{**s, name: [flags[name]]} for s in spaces]
-        elif any(name in space for space in spaces):
-            spaces = [{**s, name: [flags[name]]} if name in s else s for s in spaces]
-        elif any(section in space for space in spaces):
-            fits = [_accepts(cls, study.base, space, section, name) for space in spaces]
-            if not any(fits):
-                raise ConfigError(f"unknown option '--{name}': no {section} of this sweep has it")
-            spaces = [{**s, name: [flags[name]]} if fit else s for s, fit in zip(spaces, fits, strict=True)]
-        else:
+        if not any(_searched(space, name) for space in spaces):
             rest[name] = flags[name]
+        elif _is_plugin(cls, study.base, name):
+            spaces = _choose(spaces, cls, study.base, name, flags[name])
+        else:
+            spaces = _fix(spaces, cls, study.base, name, flags[name])
     return dataclasses.replace(study, search=spaces), rest
 
 
-def _accepts(cls: type, base: Data, space: Space, section: str, name: str) -> bool:
-    return all(accepts(cls, {**base, section: value}, name) for value in _values(space.get(section, base.get(section))))
+def _searched(space: Space, name: str) -> str | None:
+    """The dimension of a space that decides about an option: itself, or else the nearest plug-in around it."""
+    while name and name not in space:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def _is_plugin(cls: type, base: Data, name: str) -> bool:
+    field = find_field(cls, base, name)
+    return field is not None and "plugin" in field.metadata
+
+
+def _choose(spaces: list[Space], cls: type, base: Data, name: str, value: Any) -> list[Space]:
+    """Keep the spaces of one plug-in; where none is its, all of them, without the options of the others."""
+    kept = [space for space in spaces if value in _values(space.get(name, _of_base(cls, base, name)))]
+    if not kept:
+        kept = [{k: v for k, v in space.items() if not k.startswith(f"{name}.")} for space in spaces]
+    fixed = [{**space, name: [value]} for space in kept]
+    return [space for i, space in enumerate(fixed) if space not in fixed[:i]]
+
+
+def _of_base(cls: type, base: Data, name: str) -> str:
+    section: Any = base
+    for part in name.split("."):
+        section = section.get(part, {}) if isinstance(section, dict) else {}
+    field = find_field(cls, base, name)
+    default = field.metadata["default"] if field else ""
+    return section if isinstance(section, str) else section.get("name", default)
+
+
+def _fix(spaces: list[Space], cls: type, base: Data, name: str, value: Any) -> list[Space]:
+    """Give an option one value wherever it exists; a space of several plug-ins is split by whether they have it."""
+    fixed, with_it = [], 0
+    for space in spaces:
+        dimension = _searched(space, name)
+        if dimension is None or dimension == name:
+            parts = [(space, dimension == name or find_field(cls, base, name) is not None)]
+        else:
+            values = _values(space[dimension])
+            having = [v for v in values if find_field(cls, merge_flags(cls, base, {dimension: v}), name)]
+            sides = [(having, True), ([v for v in values if v not in having], False)]
+            parts = [({**space, dimension: side}, has) for side, has in sides if side]
+        fixed += [{**part, name: [value]} if has else part for part, has in parts]
+        with_it += sum(has for _, has in parts)
+    if not with_it:
+        raise ConfigError(f"unknown option '--{name}'{nearest(name, _options(spaces, cls, base))}")
+    return fixed
+
+
+def _options(spaces: list[Space], cls: type, base: Data) -> set[str]:
+    """Every option that some configuration of the spaces has."""
+    found: set[str] = set()
+    for space in spaces:
+        plugins = {k: v for k, v in space.items() if _is_plugin(cls, base, k)}
+        for choice in itertools.product(*map(_values, plugins.values())):
+            data = merge_flags(cls, base, dict(zip(plugins, choice, strict=True)))
+            found |= {option.name for option in describe(cls, data)}
+    return found
 
 
 def _values(dimension: Any) -> list[Any]:
@@ -194,12 +254,21 @@ def distribution(name: str, dimension: Any) -> tuple[str, list[Any]]:
     Raises:
         ConfigError: malformed.
     """
-    if not isinstance(dimension, dict):
-        return "choice", _values(dimension)
-    kind = next(iter(dimension), "")
-    given = dimension.get(kind)
-    if len(dimension) != 1 or kind not in DISTRIBUTIONS or not isinstance(given, list) or not given:
+    kind = next(iter(dimension), "") if isinstance(dimension, dict) else "choice"
+    given = dimension.get(kind) if isinstance(dimension, dict) else _values(dimension)
+    alone = not isinstance(dimension, dict) or len(dimension) == 1
+    if not alone or kind not in DISTRIBUTIONS or not isinstance(given, list) or not given:
         raise ConfigError(f"{name}: expected a list of values or one of {', '.join(DISTRIBUTIONS)}, got {dimension}")
-    if kind != "choice" and (len(given) != 2 or not given[0] < given[1] or (kind == "loguniform" and given[0] <= 0)):
-        raise ConfigError(f"{name}: {kind} needs [low, high] with low < high, got {given}")
-    return kind, given
+    return kind, given if kind == "choice" else _bounds(name, kind, given)
+
+
+def _bounds(name: str, kind: str, given: list[Any]) -> list[Any]:
+    try:
+        low, high = map(float, given)  # YAML takes 1e-4 for a string
+    except (TypeError, ValueError):
+        low = high = math.nan
+    whole = kind != "randint" or (low.is_integer() and high.is_integer())
+    if not (-math.inf < low < high < math.inf) or not whole or (kind == "loguniform" and low <= 0):
+        needs = {"randint": "whole numbers", "loguniform": "positive numbers"}.get(kind, "numbers")
+        raise ConfigError(f"{name}: {kind} needs [low, high], {needs} with low < high, got {given}")
+    return [int(low), int(high)] if kind == "randint" else [low, high]

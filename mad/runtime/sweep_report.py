@@ -62,7 +62,13 @@ def print_leaderboard(plan: Plan, board: list[Row], model: dict[str, float]) -> 
     )
     columns = ("rank", "detector", "val_auroc", *METRICS, "configuration")
     lines = [
-        (i, row["detector"], row["val_auroc"], *(row[m] for m in METRICS), _short({k: v for k, v in row["config"].items() if k in searched}))
+        (
+            i,
+            row["detector"],
+            row["val_auroc"],
+            *(row[m] for m in METRICS),
+            _short({k: v for k, v in row["config"].items() if k in searched}),
+        )
         for i, row in enumerate(board, start=1)
     ]
     title = f"{plan.name}: best of each detector, chosen on validation rows, measured on test rows"

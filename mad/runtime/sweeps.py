@@ -57,6 +57,7 @@ class Sweep:
             for group in self.plan.groups.values():
                 self._trials(group)
             self.engine.seconds["trials"] = time.monotonic() - started
+            self._runs.flush()
             board = self._leaderboard()
             result = self._result(board, next(iter(shared.values())), time.monotonic() - begun)
             plots = write_report(self.report_folder, self.plan, board, self.rows, next(iter(shared.values())))
@@ -93,15 +94,16 @@ class Sweep:
         from mad.runtime.ray_tune import run_optuna
 
         log = self.folder / "rows.jsonl"
-        for line in log.read_text().splitlines() if log.exists() else []:
-            on_row(json.loads(line))
+        before = [json.loads(line) for line in log.read_text().split("\n")[:-1]] if log.exists() else []
+        for row in before:
+            on_row(row)
 
         def keep(row: Row) -> None:
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             on_row(row)
 
-        run_optuna(self.plan.study, group.job, self.plan.seed, self.folder, keep)
+        run_optuna(self.plan.study, group.job, self.plan.seed, len(before), self.folder, keep)
 
     def _add(self, group: Group, row: Row) -> None:
         row = {**row, "features": group.keys[SHARED]}
@@ -177,6 +179,7 @@ class _SweepRuns:
         self.record = RunRecord(plan.name, params, tags)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mad-tracker")
         self._known: set[str] = set()
+        self._searched = {name for space in plan.study.search for name in space}
 
     def open(self) -> None:
         """Start the sweep's run, or go on with it."""
@@ -199,11 +202,19 @@ class _SweepRuns:
         tags = {"mad.stage": "trial", "mad.sweep": self.plan.key}
         tags |= {f"mad.{name}": row[name] for name in ("fit", "detect", "features") if name in row}
         tags |= {"mad.error": row["error"][-4000:]} if "error" in row else {}
-        record = RunRecord(row["detector"], {"detector": row["detector"], **row["config"]}, tags)
+        tags |= {"mad.status": row["status"]}
+        searched = {k: v for k, v in row["config"].items() if k in self._searched}
+        name = " ".join([row["detector"], *(f"{k.rpartition('.')[2]}={v}" for k, v in searched.items())])
+        record = RunRecord(name, {"detector": row["detector"], **row["config"]}, tags)
         record.parent = self.record.run_id
+        record.started -= row.get("seconds", 0.0)
         record.metrics = [(k, float(v), 0) for k, v in row.items() if k.startswith("val_") or k == "seconds"]
         self.engine.tracker.start(record)
-        self.engine.tracker.finish(record, "FINISHED" if row["status"] == "done" else "FAILED")
+        self.engine.tracker.finish(record, "FAILED" if row["status"] == "failed" else "FINISHED")
+
+    def flush(self) -> None:
+        """Wait until every trial so far is logged: what is made next refers to their runs."""
+        self._writer.submit(lambda: None).result()
 
     def close(
         self,
@@ -216,7 +227,7 @@ class _SweepRuns:
         self._writer.shutdown(wait=True)
         if best and result:
             self.record.metrics += [(f"best_{k}", float(best[k]), 0) for k in ("val_auroc", *METRICS)]
-            self.record.metrics += [(k, float(v), 0) for k, v in result["model"].items()]
+            self.record.metrics += [(f"test_{k}", float(v), 0) for k, v in result["model"].items()]
             self.record.metrics += [(f"seconds_{k}", v, 0) for k, v in result["seconds"].items()]
             self.record.tags["mad.best"] = best["detector"]
         self.record.files += [(str(path), "plots") for path in plots or []]

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import getpass
+import json
+import logging
+import os
+import re
+import sqlite3
 import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
+
+log = logging.getLogger("mad")
+WAITING = "unsynced-"
+"""Prefix of the provisional ids of runs that the tracker has not seen."""
+SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)(_ID)?$", re.IGNORECASE)
+LOGIN = re.compile(r"://([^/\s\"]*)@")
+SHORTEST_SECRET = 6
+"""Shorter values are too likely to be ordinary words; inside a URI they are removed all the same."""
+NAME_LENGTH, REASON_LENGTH = 250, 160
+SQLITE = "sqlite:///"
 
 
 @dataclass
@@ -15,7 +38,7 @@ class RunRecord:
         name: shown in the tracker.
         params: flat hyper-parameters, one per dotted name.
         tags: kind, artifact key, upstream runs, versions.
-        metrics: (name, value, step).
+        metrics: (name, value, step), sent when the run is finished.
         files: (path of a local file, folder in the tracker's artifacts).
         datasets: (name, digest, URI, role) of what the run read or wrote but does not upload.
         parent: run id of the enclosing run.
@@ -23,6 +46,8 @@ class RunRecord:
         status: RUNNING, FINISHED, FAILED or KILLED.
         started: seconds since the epoch.
         ended: the same, None while running.
+        late: (name, value, step, milliseconds since the epoch) that could not be sent when they were logged.
+        ticket: names the run until it has a run id; sent along, so that sending twice makes one run.
     """
 
     name: str
@@ -36,6 +61,13 @@ class RunRecord:
     status: str = "RUNNING"
     started: float = field(default_factory=time.time)
     ended: float | None = None
+    late: list[tuple[str, float, int, int]] = field(default_factory=list)
+    ticket: str = field(default_factory=lambda: f"{WAITING}{uuid.uuid4().hex}")
+
+    @property
+    def provisional(self) -> bool:
+        """Whether no tracker has seen the run yet."""
+        return self.run_id is None or self.run_id == self.ticket
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -87,6 +119,151 @@ class NoTracker:
     def register(self, record: RunRecord, folder: str, name: str, alias: str) -> str | None:
         """Register nothing."""
         return None
+
+
+class Outbox:
+    """Runs that wait to be sent, one JSON file each, named by the run's ticket.
+
+    Args:
+        folder: where they wait.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def put(self, record: RunRecord, experiment: str) -> None:
+        """Keep a run, in place of what was kept of it before; warns if the disk takes nothing."""
+        body = json.dumps({"experiment": experiment, "record": record.to_json()}, default=str)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / f".{uuid.uuid4().hex}"
+            temporary.write_text(redactor()(body))
+            temporary.replace(self.folder / f"{record.ticket}.json")
+        except OSError as error:
+            log.warning("run '%s' is not recorded: %s", record.name, error)
+
+    @contextmanager
+    def emptied(self) -> Iterator[list[Path]]:
+        """The waiting files, oldest run first, for one process at a time.
+
+        They are moved out of the way of :meth:`put`, which may at any time keep more of a run that is being sent;
+        those the block has not removed go back, unless that has happened.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock"):
+            for file in self.folder.glob("*.json"):
+                file.replace(file.with_suffix(".sending"))
+            claimed = sorted(self.folder.glob("*.sending"), key=lambda file: read_waiting(file)[1].started)
+            try:
+                yield claimed
+            finally:
+                for file in claimed:
+                    if file.exists():
+                        self._back(file)
+
+    @staticmethod
+    def _back(file: Path) -> None:
+        with contextlib.suppress(FileExistsError):  # what was put meanwhile holds everything that this file does
+            os.link(file, file.with_suffix(".json"))
+        file.unlink()
+
+
+def read_waiting(file: Path) -> tuple[str, RunRecord]:
+    """Experiment and record of a file of the outbox."""
+    waiting = json.loads(file.read_text())
+    return waiting["experiment"], RunRecord(**waiting["record"])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; where the file system has no locks, go on without."""
+    with path.open("a") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def alone_in(uri: str) -> Iterator[None]:
+    """Open an SQLite store one process at a time: its first migration fails if two run it at once."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    path = Path(uri.removeprefix(SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f"{path.name}.lock")):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("pragma schema_version")  # fails at once where a tracker may try for minutes
+        yield
+
+
+def redactor() -> Callable[[str], str]:
+    """A function that removes logins in URIs and the values of secret environment variables from a text."""
+    hidden: set[str] = set()
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name):
+            hidden.add(value)
+        for login in LOGIN.findall(value):
+            _, _, password = login.partition(":")
+            hidden |= {f"{login}@", password, unquote(password)}
+    ordered = sorted((text for text in hidden if len(text) >= SHORTEST_SECRET), key=len, reverse=True)
+
+    def redact(text: str) -> str:
+        text = LOGIN.sub("://", text)
+        for secret in ordered:
+            text = text.replace(secret, "***")
+        return text
+
+    return redact
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an action failed, in a few words: what was at the bottom of it, without secrets."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    lines = str(error).strip().splitlines()
+    return redactor()(lines[0] if lines else type(error).__name__)[:REASON_LENGTH]
+
+
+def user_name() -> str:
+    """Who runs this."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
+
+
+def number_of(value: Any) -> float:
+    """A figure as a float; NaN if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def clean_name(name: str) -> str:
+    """A name of a metric, param or tag; what trackers do not allow in one becomes ``_``."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:NAME_LENGTH]
+
+
+def text_of(value: Any) -> str:
+    """A hyper-parameter as text: strings as they are, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+@contextmanager
+def environment(values: dict[str, str], defaults: dict[str, str]) -> Iterator[None]:
+    """Environment variables for as long as the block runs; what is not at its default was set by the user and stays."""
+    before = {name: os.environ.get(name) for name in values}
+    before = {name: value for name, value in before.items() if value in (None, defaults[name])}
+    os.environ.update({name: values[name] for name in before})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:

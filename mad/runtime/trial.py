@@ -140,17 +140,15 @@ def _run(job: Job, name: str, config: Any, inputs: dict[str, Artifact]) -> Artif
     return job.engine.run(stage, stage_config(stage, config), inputs)
 
 
+def bare_row(overrides: dict[str, Any]) -> Row:
+    """Detector and settings of a configuration that gave no figures, as far as its overrides tell."""
+    chosen = overrides.get("detector", "?")
+    name = chosen.get("name", "?") if isinstance(chosen, dict) else chosen
+    return {"detector": name, "config": {k: v for k, v in overrides.items() if k != "detector"}}
+
+
 def _failed(overrides: dict[str, Any], error: str, begun: float) -> Row:
-    name = overrides.get("detector", "?")
-    name = name.get("name", "?") if isinstance(name, dict) else name
-    config = {k: v for k, v in overrides.items() if k != "detector"}
-    return {
-        "detector": name,
-        "config": config,
-        "status": "failed",
-        "error": error,
-        "seconds": time.monotonic() - begun,
-    }
+    return {**bare_row(overrides), "status": "failed", "error": error, "seconds": time.monotonic() - begun}
 
 
 def _measured(job: Job, config: Any, report: Callable[[int, float], None]) -> Callable[[int, Any], None]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from mad import terminal
 from mad.config import describe, parse, require, split_flags
+from mad.errors import ArtifactError
 from mad.runtime.settings import settings
 from mad.store import Store
+
+log = logging.getLogger("mad")
 
 
 @dataclass(frozen=True)
@@ -43,23 +51,20 @@ class Sync:
 
 def run(command: str, words: list[str]) -> int:
     """Run an upkeep command."""
-    options = {"gc": Collect, "ui": Interface, "sync": Sync}[command]
+    options, action = COMMANDS[command]
     if {"-h", "--help"} & set(words):
         terminal.options_help(f"mad {command}", str(options.__doc__), [("Options", describe(options, {}))])
         return 0
-    action = {"gc": collect, "ui": interface, "sync": sync}[command]
     return action(parse(options, split_flags(words)))
 
 
 def collect(options: Collect) -> int:
-    """Delete artifacts that are old and not an ancestor of a named or recent one."""
-    store = Store(settings().store)
+    """Delete artifacts that are old and not an ancestor of a named or recent one, and checkpoints of old runs."""
+    where = settings()
+    store = Store(where.store)
     limit = time.time() - options.keep_days * 86400
-    keep: set[str] = set()
-    for key in set(store.names().values()) | {k for k in store.keys() if store.meta(k)["created"] >= limit}:
-        if store.has(key):
-            keep |= {entry["key"] for entry in store.meta(key)["lineage"].values()}
-    removed = store.collect(keep, limit, options.dry_run)
+    removed = store.collect(_kept(store, limit), limit, options.dry_run)
+    removed += _collect_scratch(where.home / "scratch", limit, options.dry_run)
     terminal.table(
         "Would be deleted" if options.dry_run else "Deleted", ("artifact", "bytes"), removed, right=("bytes",)
     )
@@ -67,6 +72,37 @@ def collect(options: Collect) -> int:
         f"{len(removed)} artifacts, {sum(size for _, size in removed):,} bytes; {len(store.keys())} left"
     )
     return 0
+
+
+def _kept(store: Store, limit: float) -> set[str]:
+    """Keys of named and recent artifacts, and of everything these were made from."""
+    metas = {}
+    committed = store.keys()
+    for key in committed:
+        try:
+            metas[key] = store.meta(key)
+        except ArtifactError as error:
+            log.warning("%s", error)
+    waiting = [*store.names().values(), *(key for key, meta in metas.items() if meta["created"] >= limit)]
+    keep: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in keep and key in metas:
+            waiting += metas[key]["inputs"].values()
+        keep.add(key)
+    return keep
+
+
+def _collect_scratch(scratch: Path, limit: float, dry_run: bool) -> list[tuple[str, int]]:
+    """Checkpoints of runs that nobody went on with; a finished run has removed its own."""
+    removed = []
+    for folder in sorted(scratch.glob("*")):
+        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        if max((facts.st_mtime for facts in files), default=folder.stat().st_mtime) < limit:
+            removed.append((f"scratch/{folder.name}", sum(facts.st_size for facts in files)))
+            if not dry_run:
+                shutil.rmtree(folder, ignore_errors=True)
+    return removed
 
 
 def interface(options: Interface) -> int:
@@ -89,3 +125,10 @@ def sync(options: Sync) -> int:
     sent, left = MlflowTracker(settings(), "mad").sync()
     terminal.out.print(f"{sent} runs sent, {left} still waiting")
     return 0 if not left else 2
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "gc": (Collect, collect),
+    "ui": (Interface, interface),
+    "sync": (Sync, sync),
+}

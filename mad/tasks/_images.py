@@ -191,11 +191,10 @@ def _read_idx(file: Path) -> Tensor:
     """
     packed = not file.exists() and _packed(file).exists()
     content = gzip.decompress(_packed(file).read_bytes()) if packed else file.read_bytes()
-    zeros, kind, rank = struct.unpack_from(">HBB", content)
-    shape = struct.unpack_from(f">{rank}I", content, 4)
+    rank = 3 if "idx3" in file.name else 1
     start = 4 + 4 * rank
-    expected = (0, 8, 3 if "idx3" in file.name else 1)
-    if (zeros, kind, rank) != expected or len(content) != start + math.prod(shape):
+    shape = struct.unpack_from(f">{rank}I", content, 4) if len(content) >= start else ()
+    if content[:4] != bytes((0, 0, 8, rank)) or len(content) != start + math.prod(shape):
         raise ValueError(f"{file.name} is damaged")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
 
