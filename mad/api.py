@@ -70,6 +70,8 @@ def _flags(settings: dict[str, Any]) -> dict[str, Any]:
     def add(prefix: str, value: Any) -> None:
         if isinstance(value, Artifact):
             value = os.fspath(value.folder)
+        if isinstance(value, bool):  # as on the command line: force takes true, all or a stage's name
+            value = str(value).lower()
         if isinstance(value, dict):
             for key, inner in value.items():
                 add(prefix if key == "name" else f"{prefix}.{key}", inner)

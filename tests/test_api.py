@@ -16,6 +16,10 @@ from mad.store import Store
 QUICK = {"no_tracking": True, "device": "cpu", "task": {"max_rows": 600}, "train": {"epochs": 2, "workers": 0}}
 
 
+def artifacts() -> Store:
+    return Store(settings().store)
+
+
 def test_every_public_name_can_be_imported():
     assert {"run_stage", "run_sweep", "open_artifact", "Detector", "MadError"} <= set(mad.__all__)
     for name in mad.__all__:
@@ -32,6 +36,7 @@ def test_settings_become_flags(world):
             "extract": {"layers": ["a", "b"]},
             "checkpoint": world.checkpoint,
             "seed": 3,
+            "no_tracking": True,
         }
     )
     assert flags == {
@@ -43,6 +48,7 @@ def test_settings_become_flags(world):
         "extract.layers": ["a", "b"],
         "checkpoint": str(world.checkpoint.folder),
         "seed": 3,
+        "no_tracking": "true",
     }
 
 
@@ -57,7 +63,7 @@ def test_a_chain_from_python(tmp_path):
     assert isinstance(scores, AnomalyScores) and 0 <= scores.summary["auroc"] <= 1
     assert mad.run_stage("detect", checkpoint="tiny", **options).key == scores.key
     assert scores.meta["lineage"]["train"]["key"] == checkpoint.key
-    assert len(Store(settings().store).keys()) == 5
+    assert len(artifacts().keys()) == 5
 
 
 def test_numbers_may_be_written_either_way():
@@ -70,12 +76,12 @@ def test_numbers_may_be_written_either_way():
 
 def test_force_computes_again():
     first = mad.run_stage("prepare", **{k: v for k, v in QUICK.items() if k != "train"})
-    again = mad.run_stage("prepare", force="true", **{k: v for k, v in QUICK.items() if k != "train"})
+    again = mad.run_stage("prepare", force=True, **{k: v for k, v in QUICK.items() if k != "train"})
     assert again.key == first.key and again.meta["created"] > first.meta["created"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("given", "error", "said"),
     [
         ({"trian": {"epochs": 2}}, ConfigError, "unknown option '--trian.epochs'"),
         ({"train": {"epochs": 0}}, ConfigError, "train: epochs must be 1 or more, got 0"),
@@ -85,15 +91,11 @@ def test_force_computes_again():
         ({"dry_run": True}, MadError, "dry_run makes no artifact"),
     ],
 )
-def test_mistakes_are_told(settings, error, said):
+def test_mistakes_are_told(given, error, said):
     with pytest.raises(error) as caught:
-        mad.run_stage("train", no_tracking=True, **settings)
+        mad.run_stage("train", no_tracking=True, **given)
     assert said in str(caught.value)
-    assert not Store(api_store()).keys()
-
-
-def api_store() -> str:
-    return settings().store
+    assert not artifacts().keys()
 
 
 def test_an_unknown_stage_is_told():

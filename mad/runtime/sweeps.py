@@ -18,7 +18,7 @@ from mad.runtime.engine import Engine, git_commit
 from mad.runtime.sweep_plan import SHARED, WHOLE, Group, Plan
 from mad.runtime.sweep_report import write_report
 from mad.runtime.tracking import NoTracker, RunRecord, flat
-from mad.runtime.trial import Row, row_of, trains_in_epochs
+from mad.runtime.trial import STAGES, Row, row_of, trains_in_epochs
 from mad.stages._base import stage_config, upstream
 from mad.stages.detect import METRICS
 from mad.stages.detect import Options as DetectOptions
@@ -70,6 +70,10 @@ class Sweep:
 
     def _trials(self, group: Group) -> None:
         on_row = partial(self._add, group)
+        if self.engine.force & set(STAGES):
+            # Here and at once: a trial that deleted for itself could take a detector away from another.
+            for key in {key for trial in group.trials.values() for key in (trial.detect, trial.fit)}:
+                self.engine.store.delete(key)
         for trial in group.trials.values():
             found = self.engine.find(trial.detect) if trial.done else None
             trial.done = found is not None

@@ -64,16 +64,13 @@ def test_small_chunks_fit_the_same_detector(world):
         assert torch.allclose(states[1][name], value, rtol=1e-6, atol=1e-6)
 
 
-def test_the_seed_of_a_detector_goes_before_the_root_seed(world):
-    def weights(**flags) -> list[bytes]:
-        given = {"detector": "vae", "detector.epochs": "1", **{k.replace("__", "."): v for k, v in flags.items()}}
-        found = world.run("fit", given, extract=world.features)["fit"].tensors("state.safetensors")
+def test_the_root_seed_decides_what_a_detector_draws(world):
+    def weights(seed: str) -> list[bytes]:
+        flags = {"detector": "vae", "detector.epochs": "1", "seed": seed}
+        found = world.run("fit", flags, extract=world.features)["fit"].tensors("state.safetensors")
         return [value.numpy().tobytes() for value in found.values()]
 
-    if "seed" not in registry.load("detectors", "vae").Config.__dataclass_fields__:
-        assert weights(seed="1") == weights(seed="1") != weights(seed="2")
-    else:
-        assert weights(seed="1") == weights(seed="2", detector__seed="1") != weights(seed="2")
+    assert weights("1") == weights("1") != weights("2")
 
 
 def test_a_detector_that_needs_logits_says_so(world):
