@@ -276,10 +276,11 @@ def test_a_damaged_copy_is_fetched_again(remote, tmp_path, monkeypatch):
 
 
 def test_what_was_made_again_is_fetched_again(remote, tmp_path):
-    put(remote, value=1.0)
+    copy = put(remote, value=1.0).folder
     other = Store(remote.uri, cache=tmp_path / "other")
     assert other.open(KEY).tensors("weights.safetensors")["x"].eq(1).all()
     remote.delete(KEY)
+    assert not copy.exists()
     assert put(remote, value=2.0).tensors("weights.safetensors")["x"].eq(2).all()
     assert other.open(KEY, check=False).tensors("weights.safetensors")["x"].eq(2).all()
 

@@ -132,7 +132,7 @@ def test_every_stage_and_trial_is_an_mlflow_run_under_one_sweep(home, finished):
     trial = by_stage["trial"][0]
     assert {"val_auroc", "val_ap", "val_fpr95"} <= set(trial.data.metrics) and "detector" in trial.data.params
     (train,) = by_stage["train"]
-    history = client.get_metric_history(train.info.run_id, "clean_accuracy")
+    history = client.get_metric_history(train.info.run_id, "val_clean_accuracy")
     assert sorted(m.step for m in history) == list(range(1, 21))
     assert {f.path for f in client.list_artifacts(train.info.run_id, "checkpoint")} >= {
         "checkpoint/weights.safetensors",

@@ -66,7 +66,8 @@ def code_digest(*modules: str) -> str:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += [m for m in _imported(name) if any(m == root or m.startswith(f"{root}.") for root in roots)]
+            ours = [m for m in _imported(name) if any(m == root or m.startswith(f"{root}.") for root in roots)]
+            waiting += [m for m in ours if _spec(m) is not None]
     digest = hashlib.sha256()
     for name in sorted(seen):
         digest.update(f"{name}\n{_meaning(name)}\n".encode())
@@ -97,7 +98,10 @@ def _meaning(module: str) -> str:
 
 @cache
 def _imported(module: str) -> list[str]:
-    """Names of modules that ``module`` may import: ``from a import b`` counts as ``a`` and ``a.b``."""
+    """Names that ``module`` imports; of ``from a import b`` both ``a`` and ``a.b``, which need not be a module.
+
+    Whether it is one is asked of result-making names only: looking for a module imports the package it is in.
+    """
     tree, spec, names = _tree(module), _spec(module), []
     for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Import):
@@ -105,8 +109,7 @@ def _imported(module: str) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             package = spec.parent if spec else None
             source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            candidates = [f"{source}.{alias.name}" for alias in node.names]
-            names += [source, *(c for c in candidates if _spec(c) is not None)]
+            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
     return names
 
 

@@ -61,7 +61,8 @@ def train_loop(payload: dict[str, Any], worker: Worker) -> None:
         loss = _epoch(model, optimizer, split, labels, order, options, seed, epoch, worker)
         with torch.inference_mode():
             figures = evaluate(classifier, options.head, split, split.part("validation"), worker.device, worker)
-        history.append({"loss": loss, "lr": optimizer.param_groups[0]["lr"], **figures})
+        measured = {f"val_{name}": value for name, value in figures.items()}
+        history.append({"loss": loss, "lr": optimizer.param_groups[0]["lr"], **measured})
         worker.report(history[-1], partial(_save, classifier, description, optimizer, list(history)))
 
 

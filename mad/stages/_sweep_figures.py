@@ -181,8 +181,8 @@ def training_figure(history: list[dict[str, Any]]) -> Figure:
     """Loss, clean accuracy and attack success rate of every epoch.
 
     Args:
-        history: one dict per epoch, keys loss, clean_accuracy, attack_success_rate; what is missing is left
-            out.
+        history: one dict per epoch, keys loss, val_clean_accuracy, val_attack_success_rate; what is missing is
+            left out.
     """
     table = pd.DataFrame(history)
     epochs = np.arange(1, len(table) + 1)
@@ -196,8 +196,8 @@ def training_figure(history: list[dict[str, Any]]) -> Figure:
         top.set_yscale("log")
     top.set_ylabel("training loss")
     shown = {
-        "clean_accuracy": ("clean accuracy", BLUE, "-"),
-        "attack_success_rate": ("attack success rate", VERMILLION, "--"),
+        "val_clean_accuracy": ("clean accuracy", BLUE, "-"),
+        "val_attack_success_rate": ("attack success rate", VERMILLION, "--"),
     }
     for name, (label, color, line) in shown.items():
         values = 100 * _numbers(table, name)

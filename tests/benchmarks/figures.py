@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,3 +96,24 @@ def markdown(figures: list[Figure]) -> str:
     """The table of the report."""
     rows = [COLUMNS, tuple("---" for _ in COLUMNS), *(f.row() for f in figures)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def machine() -> str:
+    """Hardware and versions, as the report states them."""
+    model, memory = _field("/proc/cpuinfo", "model name"), _field("/proc/meminfo", "MemTotal")
+    gib = f"{int(memory.split()[0]) / 2**20:.0f} GiB" if memory else "unknown memory"
+    names = ("torch", "numpy", "ray", "mlflow", "safetensors")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    load = ", ".join(f"{v:.1f}" for v in os.getloadavg())
+    day = time.strftime("%Y-%m-%d")
+    return (
+        f"{day}: {os.cpu_count()} cores ({model}), {gib}; Python {platform.python_version()}, {versions}; load {load}"
+    )
+
+
+def _field(file: str, name: str) -> str:
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")

@@ -70,7 +70,10 @@ class World:
 
     def steps(self) -> None:
         """What no loop can leave out: as many steps as an epoch has, on one batch that lies in memory."""
-        images, labels = torch.rand(training.BATCH_SIZE, *self.split.input_shape), torch.arange(training.BATCH_SIZE) % 10
+        images, labels = (
+            torch.rand(training.BATCH_SIZE, *self.split.input_shape),
+            torch.arange(training.BATCH_SIZE) % 10,
+        )
         for _ in range(ROWS // training.BATCH_SIZE):
             loss = functional.cross_entropy(self.model(images), labels)
             self.optimizer.zero_grad()

@@ -87,7 +87,7 @@ def test_two_workers_one_killed_give_the_model_of_one_process(ray_cluster, engin
     history = json.loads((folder / "history.json").read_text())
     first, expected = history[0], checkpoint.json("history.json")[0]
     assert first["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-    assert first["clean_accuracy"] == pytest.approx(expected["clean_accuracy"], abs=0.01)
+    assert first["val_clean_accuracy"] == pytest.approx(expected["val_clean_accuracy"], abs=0.01)
     assert len(history) == EPOCHS
     assert ("train", EPOCHS) in heard.events
 

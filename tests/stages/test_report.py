@@ -271,7 +271,7 @@ def test_search_shows_every_setting_that_varies(tmp_path):
 @pytest.mark.parametrize("rates", [[0.1, 0.5, 0.9], [math.nan] * 3, [None, 0.2, 0.3]])
 @pytest.mark.filterwarnings("error")
 def test_training_figure(tmp_path, rates):
-    history = [{"loss": 0.1, "clean_accuracy": 0.5, "attack_success_rate": rate} for rate in rates]
+    history = [{"loss": 0.1, "val_clean_accuracy": 0.5, "val_attack_success_rate": rate} for rate in rates]
     for epochs in (history, history[:1]):
         report.save_figure(report.training_figure(epochs), tmp_path / "figure", dpi=40)
 

@@ -89,7 +89,7 @@ def test_every_head_learns_its_task_and_the_backdoor(engine, run, head, flags, o
     assert checkpoint.summary["clean_accuracy"] > 0.8 and checkpoint.summary["attack_success_rate"] > 0.8
     history = checkpoint.json("history.json")
     assert len(history) == 12 and history[-1]["loss"] < 0.5 * history[0]["loss"]
-    assert set(history[0]) == {"loss", "lr", "clean_accuracy", "attack_success_rate"}
+    assert set(history[0]) == {"loss", "lr", "val_clean_accuracy", "val_attack_success_rate"}
 
 
 def test_a_binary_head_needs_two_classes(engine, run):

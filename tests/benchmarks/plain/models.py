@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -24,7 +26,7 @@ class MLP(Normalised):
 
     def __init__(self, num_inputs, num_outputs, mean, std, hidden=(128, 128)):
         widths = [num_inputs, *hidden]
-        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         super().__init__(layers, nn.Linear(widths[-1], num_outputs), mean, std)
 
     def hidden(self, x):
@@ -41,7 +43,7 @@ class CNN(Normalised):
 
     def __init__(self, num_inputs, num_outputs, mean, std, channels=(128, 128, 128)):
         widths = [num_inputs, *channels]
-        layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)]
         super().__init__(layers, nn.Linear(widths[-1], num_outputs), mean, std)
 
     def hidden(self, x):
