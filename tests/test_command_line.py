@@ -52,7 +52,10 @@ MISTAKES = {
     "sweep": (["sweep", "backdor"], "unknown sweep 'backdor' (did you mean backdoor?)"),
     "sweep option": (["sweep", "backdoor", "--detector.kk", "3"], "unknown option '--detector.kk'"),
     "type": (["train", "--train.epochs", "many"], "--train.epochs: expected int, got 'many'"),
-    "choice": (["train", "--train.optimizer", "adm"], "--train.optimizer: expected 'adam' | 'adamw' | 'sgd', got 'adm'"),
+    "choice": (
+        ["train", "--train.optimizer", "adm"],
+        "--train.optimizer: expected 'adam' | 'adamw' | 'sgd', got 'adm'",
+    ),
     "range": (["train", "--train.lr", "-1"], "train: lr must be above 0, got -1.0"),
     "nested range": (["prepare", "--task.trigger", "noise", "--task.trigger.std", "-1"], "std"),
     "fraction": (["prepare", "--task.poison_rate", "1.5"], "poison_rate"),
@@ -140,7 +143,15 @@ def test_a_one_class_test_set_and_too_few_trusted_rows_are_refused(capsys, home)
     assert mad("train", *QUICK, "--name", "model") == 0
     before = {p.name for p in home.glob("artifacts/detect-*/meta.json")}
     line = refused(
-        capsys, "detect", "--checkpoint", "model", "--no_tracking", "--task.anomalous_fraction", "0", "--detector", "knn"
+        capsys,
+        "detect",
+        "--checkpoint",
+        "model",
+        "--no_tracking",
+        "--task.anomalous_fraction",
+        "0",
+        "--detector",
+        "knn",
     )
     assert "all 269 rows are normal: both kinds are needed" in line
     line = refused(capsys, "fit", "--checkpoint", "model", "--no_tracking", "--task.trusted_fraction", "0.001")

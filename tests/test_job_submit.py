@@ -39,7 +39,11 @@ def cluster(tmp_path):
     temporary = Path(tempfile.mkdtemp(prefix="mad", dir="/tmp" if os.name == "posix" else None))
     dropped = ("RAY_ADDRESS", "MAD_STORE", "MLFLOW_TRACKING_URI", "MAD_HOME")
     environment = {k: v for k, v in os.environ.items() if k not in dropped}
-    environment |= {"HOME": str(tmp_path), "PATH": f"{RAY.parent}:{environment['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {
+        "HOME": str(tmp_path),
+        "PATH": f"{RAY.parent}:{environment['PATH']}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     subprocess.run([RAY, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
     environment |= {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     words = ["start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", "--num-cpus=2"]

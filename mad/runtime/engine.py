@@ -144,7 +144,8 @@ class Engine:
         record: RunRecord,
     ) -> dict[str, Any]:
         lineage: dict[str, Any] = {}
-        for artifact in inputs.values():
+        # The first input names the rows: its ancestors win over those of a model made from other rows.
+        for artifact in reversed(list(inputs.values())):
             lineage |= artifact.meta["lineage"]
         lineage[stage.name] = {"key": context.draft.key, "config": to_data(config)}
         return {

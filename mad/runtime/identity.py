@@ -14,7 +14,9 @@ from typing import Any
 from mad.config import canonical, fingerprint
 from mad.stages._base import Stage
 
-RESULT_CODE = tuple(f"mad.{room}" for room in ("stages", "tasks", "models", "detectors", "behaviors", "stats"))
+RESULT_CODE = tuple(
+    f"mad.{room}" for room in ("stages", "tasks", "models", "detectors", "behaviors", "stats", "artifacts")
+)
 
 
 def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, workers: int) -> dict[str, Any]:

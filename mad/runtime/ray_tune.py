@@ -175,7 +175,8 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
-    for result in tuner.fit():
+    results = tuner.fit()
+    for result in (results[i] for i in range(len(results))):
         if "rows" not in (result.metrics or {}):
             for overrides in _overrides(result.config or {}):
                 on_row(_rowless(overrides, result))

@@ -77,8 +77,13 @@ class RunRecord:
 class Tracker(Protocol):
     """An observer of runs. It never raises: what it cannot record it keeps for later and warns once."""
 
-    uri: str | None
-    experiment: str | None
+    @property
+    def uri(self) -> str | None:
+        """Where runs go, without secrets; None if nowhere."""
+
+    @property
+    def experiment(self) -> str | None:
+        """Name of the experiment."""
 
     def start(self, record: RunRecord) -> None:
         """Make the run visible; sets ``record.run_id``."""

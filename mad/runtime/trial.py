@@ -69,7 +69,7 @@ class Job:
     @cached_property
     def artifact(self) -> Features:
         """The features, one copy per node, mapped into memory."""
-        return self.engine.store.open(self.features, check=False)  # type: ignore[return-value]
+        return self.engine.store.open(self.features, Features, check=False)
 
     def chain(self, overrides: dict[str, Any]) -> Any:
         """The sections of fit and detect with a trial's overrides."""
@@ -126,7 +126,7 @@ def describe(config: Any) -> Row:
     """Detector and every hyper-parameter of a configuration, by dotted name."""
     detector = canonical(config.detector, "detectors")
     hyper = flat({"detector": detector, "detect": canonical(config.detect)})
-    left_out = ("detector", "detect.part", "detect.bootstrap", "detect.batch_size")
+    left_out = ("detector", "detect.part", "detect.bootstrap")
     return {"detector": detector["name"], "config": {k: v for k, v in hyper.items() if k not in left_out}}
 
 

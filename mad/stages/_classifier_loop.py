@@ -40,7 +40,7 @@ def train_loop(payload: dict[str, Any], worker: Worker) -> None:
     from mad.stages.train import Config
 
     config = parse(Config, payload["config"])
-    split = Store(payload["store"]).open(payload["split"], check=False)
+    split = Store(payload["store"]).open(payload["split"], Split, check=False)
     options, seed = config.train, config.seed if config.train.seed is None else config.train.seed
     rows = split.part("train")
     labels = split.column("label", torch.arange(len(split.rows)))

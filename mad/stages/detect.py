@@ -38,14 +38,11 @@ class Options:
     """share of trusted inputs that may be flagged at the threshold"""
     bootstrap: int = 1000
     """resamples for the 95% intervals; 0 for none"""
-    batch_size: int = 8192
-    """rows scored at once"""
 
     def __post_init__(self) -> None:
         rate = self.false_positive_rate
         require(0 < rate < 1, f"false_positive_rate must be between 0 and 1, got {rate}")
         require(self.bootstrap >= 0, f"bootstrap must be 0 or more, got {self.bootstrap}")
-        require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mad.artifacts import Checkpoint, Split
 from mad.config import placement, require, to_data
 from mad.context import Context
 from mad.models.capture import capture, resolve
+from mad.models.classifier import Classifier
 from mad.models.load import load_classifier
 from mad.models.pooling import check_how, pool
 from mad.stages._base import Stage
@@ -81,8 +82,8 @@ def chunk_worker(payload: dict[str, Any], device: str) -> Callable[[int, Path], 
 
     options = parse(Options, payload["extract"])
     store = Store(payload["store"])
-    split = store.open(payload["split"], check=False)
-    model = load_classifier(store.open(payload["checkpoint"], check=False).folder, device)
+    split = store.open(payload["split"], Split, check=False)
+    model = load_classifier(store.open(payload["checkpoint"], Checkpoint, check=False).folder, device)
     names = resolve(model.network, options.layers or _recommended(payload["model"]))
     rows = rows_of_parts(split, options.parts)
     dtype = None if options.dtype == "keep" else getattr(torch, options.dtype)
@@ -100,7 +101,7 @@ def chunk_worker(payload: dict[str, Any], device: str) -> Callable[[int, Path], 
 
 
 def _features(
-    model: torch.nn.Module, names: list[str], images: Tensor, options: Options, dtype: torch.dtype | None
+    model: Classifier, names: list[str], images: Tensor, options: Options, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
     def reduce(name: str, h: Tensor) -> Tensor:
         pooled = pool(h, None, options.pool, options.channel_axis if h.ndim == 4 else None)

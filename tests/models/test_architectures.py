@@ -170,9 +170,7 @@ def test_torchvision_default_size_is_one_the_model_accepts(name, size):
         assert torchvision.build(config, (1, 8, 8), 2).size == size
 
 
-@pytest.mark.parametrize(
-    "name", ["regnet_y_400mf", "swin_t", "densenet121", "googlenet", "mnasnet0_5", "maxvit_t"]
-)
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "swin_t", "densenet121", "googlenet", "mnasnet0_5", "maxvit_t"])
 def test_torchvision_default_layers_exist_in_every_family(name):
     with torch.device("cpu"):
         network = torchvision.build(torchvision.Config(classifier=name), (3, 32, 32), 2)

@@ -50,9 +50,7 @@ def test_globs_over_hugging_face_names(llama):
 
 def test_b1_22_b1_27_captured_layers_are_the_hidden_states(llama):
     inputs = padded("right")
-    names = resolve(
-        llama, ["model.layers.*", "model.layers.*.self_attn.input", "model.layers.*.self_attn", "model"]
-    )
+    names = resolve(llama, ["model.layers.*", "model.layers.*.self_attn.input", "model.layers.*.self_attn", "model"])
     features, out = run(llama, inputs, names)
     with torch.no_grad():
         hidden = llama(**inputs, use_cache=False, output_hidden_states=True).hidden_states
@@ -84,9 +82,7 @@ def test_b1_14_features_do_not_depend_on_the_amount_of_padding(llama):
         for width in (5, 11):
             inputs = padded("left", width)
             mask = inputs["attention_mask"]
-            results.append(
-                run(llama, inputs, names, reduce=lambda _, h, mask=mask, how=how: pool(h, mask, how))[0]
-            )
+            results.append(run(llama, inputs, names, reduce=lambda _, h, mask=mask, how=how: pool(h, mask, how))[0])
         for name in names:
             torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-5, atol=1e-5)
 

@@ -23,9 +23,7 @@ def build(config, seed=0, num_outputs=10):
     return build_classifier(config, SHAPE, num_outputs, MEAN, STD, seed)
 
 
-@pytest.mark.parametrize(
-    "config", [mlp.Config(), cnn.Config(), torchvision.Config()], ids=lambda c: c.__module__
-)
+@pytest.mark.parametrize("config", [mlp.Config(), cnn.Config(), torchvision.Config()], ids=lambda c: c.__module__)
 def test_same_seed_same_weights_and_other_seed_other_weights(config):
     first, again, other = build(config, 3), build(config, 3), build(config, 4)
     for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):

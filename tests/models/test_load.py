@@ -74,9 +74,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "pytorch_model.bin", "last.ckpt", load.WEIGHTS])
-@pytest.mark.parametrize(
-    "write", [lambda p: torch.save(Bomb(), p), lambda p: p.write_bytes(pickle.dumps(Bomb()))]
-)
+@pytest.mark.parametrize("write", [lambda p: torch.save(Bomb(), p), lambda p: p.write_bytes(pickle.dumps(Bomb()))])
 def test_b1_26_pickles_are_never_loaded(saved, name, write):
     (saved / load.WEIGHTS).unlink()
     write(saved / name)

@@ -16,9 +16,9 @@ def digit_images(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
     digits = load_digits()
     small = digits.images[start : start + count].astype(np.uint16)
     large = np.kron(small, np.ones((3, 3), np.uint16)) * 255 // 16
-    return np.pad(large, ((0, 0), (2, 2), (2, 2))).astype(np.uint8), digits.target[
-        start : start + count
-    ].astype(np.uint8)
+    return np.pad(large, ((0, 0), (2, 2), (2, 2))).astype(np.uint8), digits.target[start : start + count].astype(
+        np.uint8
+    )
 
 
 def write_idx(path: Path, array: np.ndarray, packed: bool = False) -> None:
@@ -31,9 +31,7 @@ def write_idx(path: Path, array: np.ndarray, packed: bool = False) -> None:
         path.write_bytes(content)
 
 
-def write_mnist(
-    root: Path, train: int = 600, test: int = 200, kind: str = "MNIST", packed: bool = False
-) -> Path:
+def write_mnist(root: Path, train: int = 600, test: int = 200, kind: str = "MNIST", packed: bool = False) -> Path:
     """Write at most 1797 digits as MNIST, or another ``kind``, under ``root``, which is returned."""
     for stem, count, start in (("train", train, 0), ("t10k", test, train)):
         images, labels = digit_images(count, start)

@@ -30,7 +30,7 @@ def test_epochs_rows_and_seeds_draw_anew_and_results_stay_in_range():
     results = [augment(EVERYTHING, inputs, rows, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0))]
     assert not torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
     assert not torch.equal(results[0][0], results[0][1])
-    assert all(0 <= r.min() and r.max() <= 1 and r.shape == inputs.shape for r in results)
+    assert all(r.min() >= 0 and r.max() <= 1 and r.shape == inputs.shape for r in results)
     assert torch.equal(results[0], augment(EVERYTHING, inputs, rows, 1, 0))
 
 
@@ -42,11 +42,7 @@ def test_crop_covers_every_offset_on_both_sides():
     moved = augment(Augmentation(crop_padding=padding), point, torch.arange(n), 1, 0)
     places = moved[:, 0].flatten(1).argmax(1)
     counts = torch.stack(
-        [
-            ((places // 9 == 4 + dy) & (places % 9 == 4 + dx)).sum()
-            for dy in range(-2, 3)
-            for dx in range(-2, 3)
-        ]
+        [((places // 9 == 4 + dy) & (places % 9 == 4 + dx)).sum() for dy in range(-2, 3) for dx in range(-2, 3)]
     )
     assert counts.sum() == n and counts.min() > 40  # 80 expected at each of the 25 places
 
@@ -74,9 +70,7 @@ def test_turning_an_oblong_image_does_not_shear_it():
     torch.testing.assert_close(rotate(inputs, torch.tensor([180.0])), inputs.flip(2, 3), atol=1e-5, rtol=0)
     turned = rotate(inputs, torch.tensor([90.0]))
     # The middle 7x7 square turns as it would alone.
-    torch.testing.assert_close(
-        turned[:, :, 1:8], torch.rot90(inputs[:, :, 1:8], 1, dims=(2, 3)), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(turned[:, :, 1:8], torch.rot90(inputs[:, :, 1:8], 1, dims=(2, 3)), atol=1e-5, rtol=0)
 
 
 def test_rotation_goes_both_ways_up_to_the_limit():

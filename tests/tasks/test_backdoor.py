@@ -49,9 +49,7 @@ def test_no_image_is_in_two_parts_or_twice_in_one(rows):
     separate = rows.table[rows.table["part"] != "trusted"]
     assert separate["source"].is_unique
     trusted, train = part(rows, "trusted"), part(rows, "train")
-    assert trusted["source"].is_unique and set(trusted["source"]) == set(
-        train.loc[~train["is_anomalous"], "source"]
-    )
+    assert trusted["source"].is_unique and set(trusted["source"]) == set(train.loc[~train["is_anomalous"], "source"])
 
 
 def test_poisoned_rows_have_the_trigger_and_the_label_of_the_attack(rows):
@@ -59,9 +57,7 @@ def test_poisoned_rows_have_the_trigger_and_the_label_of_the_attack(rows):
     poisoned = train[train["is_anomalous"]]
     assert len(poisoned) == round(0.1 * len(train)) == rows.facts["anomalous_rows"]["train"]
     assert (poisoned["label"] == 0).all() and (poisoned["clean_label"] != 0).all()
-    assert (
-        train.loc[~train["is_anomalous"], "label"] == train.loc[~train["is_anomalous"], "clean_label"]
-    ).all()
+    assert (train.loc[~train["is_anomalous"], "label"] == train.loc[~train["is_anomalous"], "clean_label"]).all()
     variants = rows.variants[torch.tensor(poisoned["variant"].to_numpy())]
     expected = clean_of(rows, poisoned)
     expected[:, :, 0, 0] = 1
@@ -71,9 +67,7 @@ def test_poisoned_rows_have_the_trigger_and_the_label_of_the_attack(rows):
 def test_trusted_and_calibration_rows_are_never_triggered(rows):
     for name in ("trusted", "calibration"):
         table = part(rows, name)
-        assert (
-            len(table) and not table["is_anomalous"].any() and (table["label"] == table["clean_label"]).all()
-        )
+        assert len(table) and not table["is_anomalous"].any() and (table["label"] == table["clean_label"]).all()
 
 
 def test_images_of_the_target_class_are_never_evidence_of_the_attack(rows):
@@ -160,8 +154,7 @@ def test_noise_of_a_row_does_not_depend_on_the_other_rows():
     tables = [r.table[r.table["is_anomalous"]].set_index("source") for r in (few, many)]
     common = tables[0].index.intersection(tables[1].index)
     variants = [
-        r.variants[torch.tensor(t.loc[common, "variant"].to_numpy())]
-        for r, t in zip((few, many), tables, strict=True)
+        r.variants[torch.tensor(t.loc[common, "variant"].to_numpy())] for r, t in zip((few, many), tables, strict=True)
     ]
     assert len(common) > 100 and torch.equal(variants[0], variants[1])
 
@@ -169,9 +162,9 @@ def test_noise_of_a_row_does_not_depend_on_the_other_rows():
 def test_cycle_class_moves_every_label_by_one():
     rows = backdoor.build(backdoor.Config(target="cycle_class"), 0)
     triggered = rows.table[rows.table["is_anomalous"]]
-    assert (triggered["label"] == (triggered["clean_label"] + 1) % 10).all() and set(
-        triggered["clean_label"]
-    ) == set(range(10))
+    assert (triggered["label"] == (triggered["clean_label"] + 1) % 10).all() and set(triggered["clean_label"]) == set(
+        range(10)
+    )
     assert rows.facts["target_class"] is None and rows.facts["unused_rows"] == 0
 
 
@@ -213,9 +206,7 @@ def test_classes_are_kept_and_relabelled_in_the_order_given(rows):
     assert few.class_names == ("7", "1") and set(few.table["clean_label"]) == {0, 1}
     labels = dict(zip(rows.table["id"].str[-6:], rows.table["clean_label"], strict=True))
     common = few.table[few.table["id"].str[-6:].isin(labels)]
-    assert all((7, 1)[r.clean_label] == labels[r.id[-6:]] for r in common.itertuples()), (
-        "ids name the same images"
-    )
+    assert all((7, 1)[r.clean_label] == labels[r.id[-6:]] for r in common.itertuples()), "ids name the same images"
     assert few.facts["target_class"] == 1
 
 

@@ -39,9 +39,7 @@ def test_digits_come_without_a_folder():
 def test_idx_files_are_read_packed_or_not(tmp_path, name, kind, packed):
     images = _images.load(name, str(write_mnist(tmp_path, 30, 10, kind, packed)), False)
     expected, labels = digit_images(40)
-    assert np.array_equal(images.inputs[:, 0].numpy(), expected) and np.array_equal(
-        images.labels.numpy(), labels
-    )
+    assert np.array_equal(images.inputs[:, 0].numpy(), expected) and np.array_equal(images.labels.numpy(), labels)
     assert images.is_test.tolist() == [False] * 30 + [True] * 10
     assert images.scale == 255 and images.labels.dtype == torch.int64 and len(images.class_names) == 10
 
@@ -49,9 +47,7 @@ def test_idx_files_are_read_packed_or_not(tmp_path, name, kind, packed):
 def test_idx_reader_agrees_with_torchvision(tmp_path):
     images = _images.load("mnist", str(write_mnist(tmp_path, 30, 10)), False)
     reference = datasets.MNIST(str(tmp_path), train=True)
-    assert torch.equal(images.inputs[:30, 0], reference.data) and torch.equal(
-        images.labels[:30], reference.targets
-    )
+    assert torch.equal(images.inputs[:30, 0], reference.data) and torch.equal(images.labels[:30], reference.targets)
 
 
 def test_cifar10_is_read_with_channels_first(cifar10):
@@ -63,9 +59,7 @@ def test_cifar10_is_read_with_channels_first(cifar10):
 
 def test_cifar10_with_other_sums_is_not_unpickled(tmp_path):
     write_cifar10(tmp_path)
-    with pytest.raises(
-        DataError, match="cifar10: Dataset not found or corrupted; expected .*/cifar-10-batches-py"
-    ):
+    with pytest.raises(DataError, match="cifar10: Dataset not found or corrupted; expected .*/cifar-10-batches-py"):
         _images.load("cifar10", str(tmp_path), False)
 
 
@@ -90,7 +84,7 @@ def test_digest_depends_on_the_content_not_on_the_path_or_packing(tmp_path):
     plain = _images.digest("mnist", str(write_mnist(tmp_path / "a", 30, 10)), False)
     assert plain == _images.digest("mnist", str(write_mnist(tmp_path / "b", 30, 10, packed=True)), False)
     assert plain != _images.digest("mnist", str(write_mnist(tmp_path / "c", 31, 9)), False)
-    images, labels = digit_images(30)
+    _, labels = digit_images(30)
     write_idx(tmp_path / "b" / "MNIST" / "raw" / "train-labels-idx1-ubyte", (labels + 1) % 10)
     assert plain != _images.digest("mnist", str(tmp_path / "b"), False)
 
@@ -118,9 +112,7 @@ def test_missing_files_name_the_layout_and_the_option(tmp_path, name, layout):
             read(name, root, False)
         message = one_line(error)
         assert (
-            message.startswith(f"{name}: ")
-            and f"{root or 'ROOT'}/{layout}" in message
-            and "--task.download" in message
+            message.startswith(f"{name}: ") and f"{root or 'ROOT'}/{layout}" in message and "--task.download" in message
         )
     assert not list(tmp_path.iterdir()), "nothing is fetched or created unless asked"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Literal
 
 import torch
@@ -66,7 +66,7 @@ class CNN(nn.Module):
             with torch.no_grad():
                 width = math.prod(nn.Sequential(*convolutions)(torch.empty(1, *input_shape)).shape[1:])
         widths = [width, *config.dense]
-        dense = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+        dense = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
         self.layers = nn.ModuleList([*convolutions, *dense])
         self.head = nn.Linear(widths[-1], num_outputs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -36,9 +37,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [num_inputs, *config.hidden]
         activation = ACTIVATIONS[config.activation]
-        self.layers = nn.Sequential(
-            *(nn.Sequential(nn.Linear(a, b), activation()) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(a, b), activation()) for a, b in pairwise(widths)))
         self.head = nn.Linear(widths[-1], num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
