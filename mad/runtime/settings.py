@@ -30,10 +30,12 @@ def settings(tracking: bool = True) -> Settings:
     """Read ``.env`` (which never overrides the environment) and the environment."""
     load_dotenv(Path.cwd() / ".env", override=False)
     home = Path(os.environ.get("MAD_HOME") or "runs").expanduser().absolute()
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or None
+    # A database holds no files: without a server, plots and checkpoints go below the home folder.
+    served = uri is not None and not uri.startswith("sqlite:")
     return Settings(
         home=home,
         store=os.environ.get("MAD_STORE") or str(home / "artifacts"),
         tracking_uri=None if not tracking else uri or f"sqlite:///{home}/mlflow.db",
-        artifact_root=None if uri else home / "mlflow-artifacts",
+        artifact_root=None if served else home / "mlflow-artifacts",
     )

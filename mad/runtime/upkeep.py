@@ -16,6 +16,7 @@ from mad import terminal
 from mad.config import describe, parse, require, split_flags
 from mad.errors import ArtifactError
 from mad.runtime.settings import settings
+from mad.runtime.tracking import redactor
 from mad.store import Store
 
 log = logging.getLogger("mad")
@@ -110,11 +111,13 @@ def interface(options: Interface) -> int:
     where = settings()
     words = [sys.executable, "-m", "mlflow", "ui", "--host", options.host, "--port", str(options.port)]
     if where.artifact_root is None:
-        terminal.out.print(f"MLflow is served at {where.tracking_uri}: open it in a browser")
+        terminal.out.print(f"MLflow is served at {redactor()(where.tracking_uri or '')}: open it in a browser")
         return 0
     where.home.mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    terminal.out.print(f"MLflow UI: http://{options.host}:{options.port} (Ctrl-C stops it)")
+    # Without the parameter the page opens on its view of language-model traces, which is empty.
+    page = f"http://{options.host}:{options.port}/#/experiments?workflowType=machine_learning"
+    terminal.out.print(f"MLflow UI: {page} (Ctrl-C stops it)", soft_wrap=True)
     os.execv(sys.executable, [*words, "--backend-store-uri", str(where.tracking_uri)])
 
 

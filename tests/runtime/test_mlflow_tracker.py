@@ -191,7 +191,7 @@ def test_a_run_that_is_refused_does_not_stop_the_others(folder, capsys):
     tracker.start(other)
     tracker.finish(other, "FINISHED")
     assert tracker.client.get_run(other.run_id).info.status == "FINISHED"
-    assert capsys.readouterr().err.count("WARNING") == 1
+    assert capsys.readouterr().err.count("mad: warning:") == 1
     assert tracker.sync() == (0, 1)
 
 
@@ -204,7 +204,7 @@ def test_an_unusable_store_costs_a_warning(monkeypatch, tmp_path, capsys, uri):
     assert main(["prepare", "--task.dataset", "digits", "--experiment", "mad"]) == 0
     assert time.monotonic() - begun < 15
     told = capsys.readouterr().err
-    assert told.count("WARNING") == 1, told
+    assert told.count("mad: warning:") == 1, told
     assert len(list(tmp_path.glob("unsynced/*.json"))) == 1
 
 

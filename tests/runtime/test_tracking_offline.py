@@ -191,7 +191,7 @@ def test_a_command_goes_on_without_the_server(door, home, capsys):
     assert main(["train", *words]) == 0
     assert time.monotonic() - begun < 30
     told = capsys.readouterr()
-    assert told.err.count("WARNING") == 1, told.err
+    assert told.err.count("mad: warning:") == 1, told.err
     assert "mad sync" in re.sub(r"\s+", " ", told.err)
     everything = told.out + told.err + "".join(f.read_text() for f in home.glob("unsynced/*.json"))
     assert PASSWORD not in everything
