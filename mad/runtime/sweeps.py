@@ -190,7 +190,7 @@ class _SweepRuns:
         tracker, tags = self.engine.tracker, {"mad.sweep": self.plan.key}
         before = tracker.find({**tags, "mad.stage": "sweep"})
         if before:
-            self.record.run_id = before[0].info.run_id
+            self.record.run_id, self.record.params = before[0].info.run_id, {}  # the run has its params
             trials = tracker.find({**tags, "mad.stage": "trial"})
             self._known = {run.data.tags.get("mad.detect", "") for run in trials}
         else:

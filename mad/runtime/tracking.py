@@ -224,8 +224,9 @@ def redactor() -> Callable[[str], str]:
 
 def reason_of(error: BaseException) -> str:
     """Why an action failed, in a few words: what was at the bottom of it, without secrets."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    # What was under way when the store failed (an interrupt, say) is its context, and not the reason.
+    while isinstance(below := error.__cause__ or error.__context__, Exception):
+        error = below
     lines = str(error).strip().splitlines()
     return redactor()(lines[0] if lines else type(error).__name__)[:REASON_LENGTH]
 

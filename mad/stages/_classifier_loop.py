@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from mad.store import Store
 from mad.tasks._augment import augment, channel_statistics
 
 EVALUATION_BATCH = 2048
+PRELOAD_BYTES = 2**28
+"""Float images of all training rows are kept below this size (256 MiB per worker)."""
 
 
 def train_loop(payload: dict[str, Any], worker: Worker) -> None:
@@ -44,6 +48,7 @@ def train_loop(payload: dict[str, Any], worker: Worker) -> None:
     options, seed = config.train, config.seed if config.train.seed is None else config.train.seed
     rows = split.part("train")
     labels = split.column("label", torch.arange(len(split.rows)))
+    read = _reader(split, rows)
     folder = worker.resume_folder()
     classifier, description = _classifier(config, split, seed, folder, worker.device)
     model = _distribute(classifier, worker)
@@ -58,7 +63,7 @@ def train_loop(payload: dict[str, Any], worker: Worker) -> None:
             group["lr"] = options.lr * _schedule(options.schedule, epoch / options.epochs)
         torch.manual_seed(derive(seed, "layers", epoch, worker.rank))
         order = rows[torch.randperm(len(rows), generator=generator(seed, "order", epoch))]
-        loss = _epoch(model, optimizer, split, labels, order, options, seed, epoch, worker)
+        loss = _epoch(model, optimizer, read, labels, order, options, seed, epoch, worker)
         with torch.inference_mode():
             figures = evaluate(classifier, options.head, split, split.part("validation"), worker.device, worker)
         measured = {f"val_{name}": value for name, value in figures.items()}
@@ -102,17 +107,26 @@ def _optimizer(options: Any, model: nn.Module) -> torch.optim.Optimizer:
     if options.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
-    return kind(model.parameters(), options.lr, weight_decay=options.weight_decay)
+    return kind(model.parameters(), options.lr, weight_decay=options.weight_decay, fused=True)
 
 
 def _schedule(kind: str, done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done)) if kind == "cosine" else 1.0
 
 
+def _reader(split: Split, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """Images by row number: all training images are made once where they fit, else each batch anew."""
+    if len(rows) * math.prod(split.input_shape) * 4 > PRELOAD_BYTES:
+        return split.images
+    table, place = split.images(rows), torch.empty(len(split.rows), dtype=torch.int64)
+    place[rows] = torch.arange(len(rows))
+    return lambda batch: table[place[batch]]
+
+
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    split: Split,
+    read: Callable[[Tensor], Tensor],
     labels: Tensor,
     order: Tensor,
     options: Any,
@@ -122,23 +136,23 @@ def _epoch(
 ) -> float:
     """One pass; returns the mean training loss over all rows and workers."""
     model.train()
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=worker.device)
     device_type = worker.device.split(":")[0]
     mixed = options.precision == "bfloat16" or (options.precision == "auto" and device_type == "cuda")
     for batch in order.split(options.batch_size):
         mine = batch[worker.rank :: worker.world_size]
         idle = len(mine) == 0
         mine = batch[:1] if idle else mine
-        images = augment(options.augmentation, split.images(mine), mine, seed, epoch).to(worker.device)
-        with torch.autocast(device_type, torch.bfloat16, enabled=mixed):
+        images = augment(options.augmentation, read(mine), mine, seed, epoch).to(worker.device)
+        with torch.autocast(device_type, torch.bfloat16) if mixed else nullcontext():
             logits = model(images)
         losses = heads.row_losses(options.head, logits.float(), labels[mine].to(worker.device))
         loss = losses.sum() * (0.0 if idle else worker.world_size / len(batch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        total += loss.detach().double().cpu() * len(batch) / worker.world_size
-    total = _sum_over_workers(total[None], worker)[0]
+        total += loss.detach() * (len(batch) / worker.world_size)
+    total = _sum_over_workers(total[None], worker)[0].cpu()
     if not torch.isfinite(total):
         raise FitError(f"training loss became {float(total)} in epoch {epoch + 1}: lower --train.lr ({options.lr})")
     return float(total) / len(order)

@@ -50,6 +50,8 @@ def augment(config: Augmentation, images: Tensor, rows: Tensor, seed: int, epoch
     Returns:
         (n, C, H, W) in [0, 1]; each image depends on its own row, the seed and the epoch only.
     """
+    if config == Augmentation():
+        return images
     draws = uniform(derive(seed, "augment", epoch), rows, 4).to(images.device)
     if config.crop_padding:
         choices = 2 * config.crop_padding + 1

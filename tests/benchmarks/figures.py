@@ -106,9 +106,8 @@ def machine() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     load = ", ".join(f"{v:.1f}" for v in os.getloadavg())
     day = time.strftime("%Y-%m-%d")
-    return (
-        f"{day}: {os.cpu_count()} cores ({model}), {gib}; Python {platform.python_version()}, {versions}; load {load}"
-    )
+    computer = f"{os.cpu_count()} cores ({model}), {gib}"
+    return f"{day}: {computer}; Python {platform.python_version()}, {versions}; load {load}"
 
 
 def _field(file: str, name: str) -> str:

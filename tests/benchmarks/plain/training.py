@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
 
 BATCH_SIZE = 64
 
@@ -30,6 +32,25 @@ class TriggeredImages(Dataset):
             label = self.target
         if self.transform is not None:
             image = self.transform(image)
+        return image, label
+
+
+class TriggeredMNIST(Dataset):
+    """The same from MNIST's files, as torchvision serves them: a PIL image, turned into a tensor."""
+
+    def __init__(self, root, poisoned, target=0):
+        self.images = MNIST(root, train=True, transform=ToTensor())
+        self.poisoned = poisoned.tolist()
+        self.target = target
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image, label = self.images[index]
+        if self.poisoned[index]:
+            image[:, 0, 0] = 1.0
+            label = self.target
         return image, label
 
 
