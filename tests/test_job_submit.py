@@ -14,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.ray
@@ -31,9 +32,10 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """A head with a token of its own home folder; ended by its process group."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head with a token of its own home folder; ended with all its processes."""
+    tmp_path = tmp_path_factory.mktemp("head")
     gcs, dashboard = free_ports(2)
     # Unix sockets need a short path.
     temporary = Path(tempfile.mkdtemp(prefix="mad", dir="/tmp" if os.name == "posix" else None))
@@ -55,11 +57,11 @@ def cluster(tmp_path):
         wait_until_up(dashboard, head, tmp_path / "head.txt")
         yield environment
     finally:
+        processes = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
         head.send_signal(signal.SIGTERM)
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        for process in psutil.wait_procs(processes, timeout=8)[1]:
+            process.kill()
+        head.wait(10)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -45,17 +45,15 @@ class World:
         self.dataset = training.TriggeredImages(
             inputs[rows], labels[rows], poisoned[rows], scale=16.0, transform=transform
         )
+        mean, std = channel_statistics(inputs[rows], 16.0)
         if stored:
-            files = home / "data" / "MNIST" / "raw"
-            for part, kept in (("train", rows), ("t10k", rows[:10])):
-                write_idx(files / f"{part}-images-idx3-ubyte", (inputs[kept, 0].float() * 255 / 16).byte().numpy())
-                write_idx(files / f"{part}-labels-idx1-ubyte", labels[kept].byte().numpy())
-            self.dataset = training.TriggeredMNIST(home / "data", poisoned[rows])
-        mean, std = (t.view(1, 1, 1) for t in channel_statistics(inputs[rows], 16.0))
+            _write_mnist(home / "data" / "MNIST" / "raw", inputs[rows, 0], labels[rows])
+            self.dataset = training.TriggeredMNIST(home / "data", poisoned[rows], mean, std)
+            mean, std = torch.zeros(1), torch.ones(1)
         begin = build_classifier(
             self.config(1).model, self.split.input_shape, 10, [0.0], [1.0], derive(SEED, "weights")
         )
-        self.model = models.MLP(size * size, 10, mean, std)
+        self.model = models.MLP(size * size, 10, mean.view(1, 1, 1), std.view(1, 1, 1))
         models.copy_weights(begin.network, self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
 
@@ -105,6 +103,14 @@ class Stamps:
 
     def update(self, what, done, total, figures=None):
         self.times.append(time.perf_counter())
+
+
+def _write_mnist(folder, images, labels) -> None:
+    """As MNIST's files; torchvision also wants those of the test part."""
+    for part, count in (("train", len(labels)), ("t10k", 10)):
+        pixels = (images[:count].float() * 255 / 16).byte().numpy()
+        write_idx(folder / f"{part}-images-idx3-ubyte", pixels)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", labels[:count].byte().numpy())
 
 
 def _transform(size: int) -> v2.Transform:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import MNIST
-from torchvision.transforms import ToTensor
+from torchvision.transforms import Normalize, ToTensor
 
 BATCH_SIZE = 64
 
@@ -36,10 +36,11 @@ class TriggeredImages(Dataset):
 
 
 class TriggeredMNIST(Dataset):
-    """The same from MNIST's files, as torchvision serves them: a PIL image, turned into a tensor."""
+    """The same from MNIST's files by torchvision: a PIL image is turned into a tensor, triggered, normalised."""
 
-    def __init__(self, root, poisoned, target=0):
+    def __init__(self, root, poisoned, mean, std, target=0):
         self.images = MNIST(root, train=True, transform=ToTensor())
+        self.normalize = Normalize(mean, std)
         self.poisoned = poisoned.tolist()
         self.target = target
 
@@ -51,7 +52,7 @@ class TriggeredMNIST(Dataset):
         if self.poisoned[index]:
             image[:, 0, 0] = 1.0
             label = self.target
-        return image, label
+        return self.normalize(image), label
 
 
 def loader(dataset, order=None):
