@@ -41,7 +41,7 @@ def connect() -> None:
 
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = os.environ["RAY_ADDRESS"] if is_remote() else "local"
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("MAD_WORKER_LOGS"))}
     if address == "local":
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -71,12 +71,19 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
-def gpu_count() -> int:
-    """GPUs of the cluster if connected, else of this machine."""
-    import sys
+def is_remote() -> bool:
+    """Whether RAY_ADDRESS names a running cluster (an http address is that of its job server)."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return address not in ("", "local") and not address.startswith("http")
 
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        return int(sys.modules["ray"].cluster_resources().get("GPU", 0))
+
+def gpu_count() -> int:
+    """GPUs of the running cluster that RAY_ADDRESS names, else of this machine."""
+    if is_remote():
+        connect()
+        import ray
+
+        return int(ray.cluster_resources().get("GPU", 0))
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

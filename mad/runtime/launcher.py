@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mad.context import ChunkSetup, Progress, TrainLoop, Workers
 from mad.errors import ClusterError
 from mad.runtime import cluster, local
@@ -32,9 +34,13 @@ class AutoLauncher:
     def train_workers(self, workers: Workers) -> int:
         """Processes a training stage gets; 0 is this process."""
         if workers != "auto":
-            return int(workers)
-        gpus = cluster.gpu_count()
-        return gpus if gpus > 1 else 0
+            return max(int(workers), self._least())
+        gpus = cluster.gpu_count() if self.device == "cuda" else 0
+        return gpus if gpus > 1 else self._least()
+
+    def _least(self) -> int:
+        """1 where this process lacks the GPU that the stage is to run on, else 0."""
+        return int(self.device == "cuda" and not torch.cuda.is_available())
 
     def train(self, loop: TrainLoop, payload: dict[str, Any], workers: Workers, epochs: int, name: str) -> Path:
         """See :class:`mad.context.Launcher`."""
@@ -79,11 +85,11 @@ class AutoLauncher:
 
     def _map_workers(self, workers: Workers, chunks: int, work: int) -> int:
         if workers != "auto":
-            return min(int(workers), chunks)
+            return max(min(int(workers), chunks), self._least())
         if work < SMALL_MAP:
-            return 0
+            return self._least()
         if self.device == "cuda":
-            return min(cluster.gpu_count(), chunks)
+            return max(min(cluster.gpu_count(), chunks), self._least())
         cluster.connect()
         import ray
 

@@ -12,6 +12,7 @@ import torch
 
 from mad.config import require
 from mad.errors import ClusterError
+from mad.runtime.cluster import gpu_count, is_remote
 from mad.runtime.engine import Engine
 from mad.runtime.settings import settings
 from mad.runtime.tracking import NoTracker, Tracker
@@ -34,7 +35,7 @@ class RunOptions:
     experiment: str = "mad"
     """MLflow experiment"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where models run; auto: a GPU if there is one"""
+    """where models run; auto: a GPU if this machine or the running cluster has one"""
     json: str | None = None
     """also write the result to this JSON file"""
     name: str | None = None
@@ -58,10 +59,14 @@ def device_of(wanted: str) -> str:
     Raises:
         ClusterError: cuda asked for where there is none.
     """
-    present = torch.cuda.is_available()
-    if wanted == "cuda" and not present:
+    if wanted == "cpu":
+        return "cpu"
+    # A cluster may have none yet and add one when it is asked for.
+    if wanted == "cuda" and (torch.cuda.is_available() or is_remote()):
+        return "cuda"
+    if wanted == "cuda":
         raise ClusterError("--device cuda: no CUDA GPU is visible to this process; use --device cpu")
-    return "cuda" if present and wanted != "cpu" else "cpu"
+    return "cuda" if gpu_count() > 0 else "cpu"
 
 
 @contextmanager

@@ -66,9 +66,11 @@ def train_loop(payload: dict[str, Any], worker: Worker) -> None:
         loss = _epoch(model, optimizer, read, labels, order, options, seed, epoch, worker)
         with torch.inference_mode():
             figures = evaluate(classifier, options.head, split, split.part("validation"), worker.device, worker)
+            last = epoch + 1 == options.epochs
+            test = evaluate(classifier, options.head, split, split.part("test"), worker.device, worker) if last else {}
         measured = {f"val_{name}": value for name, value in figures.items()}
         history.append({"loss": loss, "lr": optimizer.param_groups[0]["lr"], **measured})
-        worker.report(history[-1], partial(_save, classifier, description, optimizer, list(history)))
+        worker.report(history[-1], partial(_save, classifier, description, optimizer, list(history), test))
 
 
 def _classifier(
@@ -202,6 +204,7 @@ def _save(
     description: dict[str, Any],
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, float]],
+    test: dict[str, float],
     folder: Path,
 ) -> None:
     save_classifier(folder, classifier, description)
@@ -209,8 +212,14 @@ def _save(
     save_file(tensors, folder / "optimizer.safetensors")
     (folder / "optimizer.json").write_text(json.dumps(data))
     (folder / "history.json").write_text(json.dumps(history))
+    (folder / "test.json").write_text(json.dumps(test))
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """Metrics per epoch of a checkpoint folder."""
     return json.loads((folder / "history.json").read_text())
+
+
+def read_test_figures(folder: Path) -> dict[str, float]:
+    """Clean accuracy and attack success rate on test rows, of the checkpoint of the last epoch."""
+    return json.loads((folder / "test.json").read_text())

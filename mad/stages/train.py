@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from mad.artifacts import Split
 from mad.config import placement, plugin, require, to_data
 from mad.context import Context
 from mad.models.classifier import has_batch_norm
-from mad.models.load import DESCRIPTION, WEIGHTS, load_classifier
+from mad.models.load import DESCRIPTION, WEIGHTS
 from mad.stages._base import Stage
-from mad.stages._classifier_loop import evaluate, read_history, train_loop
+from mad.stages._classifier_loop import read_history, read_test_figures, train_loop
 from mad.tasks._augment import Augmentation
 
 
@@ -85,9 +83,7 @@ def run(config: Config, inputs: dict[str, Split], context: Context) -> None:
     context.draft.write_json("history.json", history)
     for name in history[0]:
         context.metrics[name] = [epoch[name] for epoch in history]
-    model = load_classifier(folder, context.device)
-    with torch.inference_mode():
-        figures = evaluate(model, options.head, split, split.part("test"), context.device)
+    figures = read_test_figures(folder)
     context.metrics |= {f"test_{name}": value for name, value in figures.items()}
     context.summary |= {**figures, "head": options.head, "epochs": len(history)}
 

@@ -124,6 +124,14 @@ def test_more_workers_than_the_cluster_can_have_are_refused(ray_cluster):
         cluster.check_capacity({"GPU": 100_000})
 
 
+def test_more_workers_than_cpus_are_one_line(ray_cluster, tmp_path, monkeypatch, capsys):
+    from mad.__main__ import main
+
+    monkeypatch.setenv("MAD_HOME", str(tmp_path))
+    assert main(["train", "--no_tracking", "--device", "cpu", "--train.workers", "100000"]) == 2
+    assert "100000 CPU needed, the cluster can have" in capsys.readouterr().err
+
+
 def test_batch_norm_puts_the_worker_count_into_the_key(engine):
     stage = load_stage("train")
     plain = stage.Config()
