@@ -126,6 +126,11 @@ class Split(Artifact):
             raise ConfigError(f"no rows in part '{name}'{nearest(name, set(parts))}")
         return found
 
+    def numbers(self, *parts: str) -> set[str]:
+        """What names the untouched inputs of some parts, whatever part another split puts them in."""
+        ids = self.rows["id"][self.rows["part"].isin(parts)]
+        return set(ids.str.rpartition("-")[2])
+
     def inputs(self, sources: Tensor) -> Tensor:
         """(n, C, H, W) uint8 untouched inputs by (n,) source number."""
         return self._images["inputs"][sources]

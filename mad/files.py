@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
+import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +19,16 @@ from safetensors import SafetensorError
 
 from mad.errors import ArtifactError
 
+KEY = re.compile(r"[a-z_]+-[0-9a-f]{20}")
+"""What every artifact's folder is named like, and nothing else in a store."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
+_LOGIN = re.compile(r"(?<=://)[^/\s]*@|[^/\s:]+:[^/\s]*@")
+
+
+def without_login(uri: str) -> str:
+    """A URI (of chained ones each), or a location made from one, to be shown: without ``user:password@``."""
+    return _LOGIN.sub("", uri)
 
 
 def temporary_path(folder: Path | None = None) -> Path:
@@ -58,6 +69,37 @@ def check_file(path: Path, facts: dict[str, Any], what: str) -> None:
         raise ArtifactError(f"{what}: {path.name} fails its sha256 checksum")
 
 
+def check_files(key: str, folder: Path, meta: dict[str, Any]) -> None:
+    """Compare every payload file of an artifact with its recorded facts.
+
+    Raises:
+        ArtifactError: as of :func:`check_file`.
+    """
+    for name, facts in meta["files"].items():
+        try:
+            check_file(folder / name, facts, f"artifact '{key}' is damaged")
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; recompute it with --force") from None
+
+
+@contextmanager
+def answers_told(store: str) -> Iterator[None]:
+    """Tell in one line that a store does not answer or refuses; that a file is absent is an answer.
+
+    Raises:
+        ArtifactError: in place of those errors.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each kind of store has its own errors; Python's own are bugs
+        if not isinstance(error, OSError) and type(error).__module__ == "builtins":
+            raise
+        reason = without_login(" ".join(str(error).split()) or type(error).__name__)
+        raise ArtifactError(f"the artifact store {store} does not answer: {reason}") from None
+
+
 @contextmanager
 def write_errors_told(target: object) -> Iterator[None]:
     """Tell in one line that a disk is full or a folder not writable.
@@ -81,3 +123,14 @@ def write_errors_told(target: object) -> Iterator[None]:
 
 def _full(target: object) -> ArtifactError:
     return ArtifactError(f"no space left while writing {target}: free space or set MAD_HOME elsewhere")
+
+
+def fill_json(path: Path, data: Any) -> None:
+    """Write JSON to a path."""
+    path.write_text(json.dumps(data, indent=1, sort_keys=True))
+
+
+def modified(entry: dict[str, Any]) -> float:
+    """When a file in a listing of any kind of store was last written; now, where the store does not tell."""
+    stamp: Any = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or entry.get("created")
+    return stamp.timestamp() if hasattr(stamp, "timestamp") else float(stamp or time.time())

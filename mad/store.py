@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mad.artifacts import META, Artifact
 from mad.errors import ArtifactError, nearest
-from mad.files import check_file, facts_of, replacing, temporary_path, write_errors_told
+from mad.files import (
+    KEY,
+    answers_told,
+    check_files,
+    facts_of,
+    fill_json,
+    modified,
+    replacing,
+    temporary_path,
+    without_login,
+    write_errors_told,
+)
 
 DONE = ".done"
 A = TypeVar("A", bound=Artifact)
@@ -44,11 +54,12 @@ class Store:
             # Workers write while the driver looks: a listing kept from before would hide what they did.
             self.fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise ArtifactError(f"cannot open the artifact store '{uri}': {error}") from None
+            raise ArtifactError(without_login(f"cannot open the artifact store '{uri}': {error}")) from None
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.root = str(Path(root).absolute()) if self.is_local else root.rstrip("/")
         # Workers get the URI and have another working directory: a relative folder would be another one there.
         self.uri = self.root if self.is_local else uri
+        self.shown = without_login(self.uri)
         cache = cache or Path(tempfile.gettempdir()) / f"mad-cache-{os.getuid()}"
         self.cache = cache / hashlib.sha256(uri.encode()).hexdigest()[:12]
         self._checked: set[str] = set()
@@ -59,7 +70,8 @@ class Store:
 
     def has(self, key: str) -> bool:
         """True once the artifact is committed."""
-        return self.fs.exists(self.path(key, META))
+        with answers_told(self.shown):
+            return self.fs.exists(self.path(key, META))
 
     def meta(self, key: str) -> dict[str, Any]:
         """The committed meta data of a key.
@@ -68,9 +80,11 @@ class Store:
             ArtifactError: no such artifact, or unreadable meta data.
         """
         try:
-            return json.loads(self.fs.cat_file(self.path(key, META)))
+            with answers_told(self.shown):
+                body = self.fs.cat_file(self.path(key, META))
+            return json.loads(body)
         except FileNotFoundError:
-            raise ArtifactError(f"no artifact '{key}' in {self.uri}{nearest(key, self.keys())}") from None
+            raise ArtifactError(f"no artifact '{key}' in {self.shown}{nearest(key, self.keys())}") from None
         except ValueError:
             raise ArtifactError(f"artifact '{key}' is damaged: {META} is not JSON; recompute it with --force") from None
 
@@ -80,7 +94,8 @@ class Store:
 
     def find(self, *pattern: str) -> list[str]:
         """Locations below the root that match a glob."""
-        return self.fs.glob("/".join([glob.escape(self.root), *pattern]))
+        with answers_told(self.shown):
+            return self.fs.glob("/".join([glob.escape(self.root), *pattern]))
 
     @overload
     def open(self, key: str, *, check: bool = True) -> Artifact: ...
@@ -104,7 +119,7 @@ class Store:
         check = check and key not in self._checked
         folder = Path(self.path(key)) if self.is_local else self._fetch(key, meta, check)
         if check:
-            _check_files(key, folder, meta)
+            check_files(key, folder, meta)
             self._checked.add(key)
         artifact = Artifact.read(folder)
         if not isinstance(artifact, kind):
@@ -124,7 +139,7 @@ class Store:
                     with contextlib.suppress(FileNotFoundError):  # the check below tells it
                         self.fs.get_file(self.path(key, name), str(partial / name))
                 (partial / META).write_text(json.dumps(meta))
-            _check_files(key, partial, meta)
+            check_files(key, partial, meta)
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 partial.rename(folder)
@@ -175,6 +190,8 @@ class Store:
     def collect(self, keep: set[str], older_than: float, dry_run: bool) -> list[tuple[str, int]]:
         """Delete artifacts and drafts that are not in ``keep`` and were last written before ``older_than``.
 
+        What is not named like an artifact is somebody else's and stays.
+
         Args:
             keep: keys to spare.
             older_than: seconds since the epoch.
@@ -186,10 +203,10 @@ class Store:
         removed = []
         for entry in self.fs.ls(self.path(), detail=True) if self.fs.exists(self.path()) else []:
             key = entry["name"].rstrip("/").split("/")[-1]
-            if entry["type"] != "directory" or key in keep or key == "names":
+            if entry["type"] != "directory" or key in keep or not KEY.fullmatch(key):
                 continue
             files = self.fs.find(entry["name"], detail=True).values()
-            if max((_modified(f) for f in files), default=_modified(entry)) < older_than:
+            if max((modified(f) for f in files), default=modified(entry)) < older_than:
                 removed.append((key, sum(f["size"] for f in files)))
                 if not dry_run:
                     self.delete(key)
@@ -202,7 +219,7 @@ class Store:
         Raises:
             ArtifactError: the disk is full or not writable; what was at the location before is still there.
         """
-        with write_errors_told(location):
+        with write_errors_told(without_login(location)):
             if self.is_local:
                 with replacing(Path(location)) as temporary:
                     yield temporary
@@ -217,7 +234,7 @@ class Store:
     def put_json(self, location: str, data: Any) -> None:
         """Write a small JSON file whole."""
         with self.writing(location) as path:
-            _write_json(path, data)
+            fill_json(path, data)
 
 
 class Draft:
@@ -248,7 +265,7 @@ class Draft:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write JSON."""
-        self.write(name, lambda path: _write_json(path, data))
+        self.write(name, lambda path: fill_json(path, data))
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """Files with a ``.done`` record whose size still agrees: what a restart need not do again."""
@@ -270,29 +287,12 @@ class Draft:
             self.store.fs.rm_file(self.store.path(self.key, name + DONE))
 
 
-def _check_files(key: str, folder: Path, meta: dict[str, Any]) -> None:
-    for name, facts in meta["files"].items():
-        try:
-            check_file(folder / name, facts, f"artifact '{key}' is damaged")
-        except ArtifactError as error:
-            raise ArtifactError(f"{error}; recompute it with --force") from None
-
-
 def _is_copy(key: str, folder: Path, meta: dict[str, Any], check: bool) -> bool:
     try:
         if json.loads((folder / META).read_text())["files"] != meta["files"]:
             return False
         if check:
-            _check_files(key, folder, meta)
+            check_files(key, folder, meta)
     except (OSError, ValueError, ArtifactError):
         return False
     return True
-
-
-def _write_json(path: Path, data: Any) -> None:
-    path.write_text(json.dumps(data, indent=1, sort_keys=True))
-
-
-def _modified(entry: dict[str, Any]) -> float:
-    stamp: Any = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or entry.get("created")
-    return stamp.timestamp() if hasattr(stamp, "timestamp") else float(stamp or time.time())

@@ -51,14 +51,27 @@ def run_sweep(name: str, flags: dict[str, Any], show: bool = False) -> dict[str,
 
     prepare_environment()
     from mad.runtime import sweep_plan, sweep_report, sweeps
-    from mad.runtime.commands import forced, print_sweep_plan, read_yaml, split_options, write_json
+    from mad.runtime.commands import (
+        check_json,
+        forced,
+        print_sweep_plan,
+        read_yaml,
+        register,
+        split_options,
+        write_json,
+    )
     from mad.runtime.options import new_engine
     from mad.runtime.study import load_study, with_base
 
     study = load_study(name)
     options, _, overrides = split_options({"experiment": Path(name).stem, **flags}, set())
+    check_json(options)
     if options.config:
         study = with_base(study, read_yaml(options.config))
+    if "detect.part" in overrides:
+        raise ConfigError("--detect.part: a sweep chooses on validation rows and measures on test rows")
+    if options.dry_run:
+        overrides.pop("task.download", None)  # a plan fetches nothing
     with new_engine(options, forced(options.force, "report")) as engine:
         plan = sweep_plan.make_plan(study, Path(name).stem, overrides, engine)
         if options.dry_run:
@@ -66,6 +79,10 @@ def run_sweep(name: str, flags: dict[str, Any], show: bool = False) -> dict[str,
             return None
         sweep = sweeps.Sweep(plan, engine)
         result = sweep.run()
+        if options.name:
+            engine.store.set_name(options.name, result["artifacts"]["detect"])
+        if options.register:
+            register(engine, engine.store.open(result["artifacts"]["fit"]), options.register)
     if options.json:
         write_json(options.json, result)
     if show:

@@ -79,6 +79,17 @@ def test_a_mistake_in_what_was_asked_is_one_line_and_writes_nothing(name, capsys
     assert not (home / "artifacts").exists()
 
 
+@pytest.mark.parametrize("path", [".", "file/out.json", "/proc/x/out.json"])
+def test_a_json_file_that_cannot_be_written_is_told_before_the_work(path, capsys, home, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "prepare", "--no_tracking", "--json", path)
+    assert f"--json {path} " in line and ("is a folder" in line or "cannot be written" in line)
+    assert not (home / "artifacts").exists()
+    (tmp_path / "kept.json").write_text("old")
+    refused(capsys, "train", "--no_tracking", "--json", "kept.json", "--train.epochs", "many")
+    assert (tmp_path / "kept.json").read_text() == "old"
+
+
 def test_missing_data_names_the_layout_and_the_flag(capsys, home):
     line = refused(capsys, "prepare", "--no_tracking", "--task.dataset", "mnist", "--task.root", "data")
     assert "MNIST/raw/train-images-idx3-ubyte" in line and "--task.download" in line
@@ -157,6 +168,22 @@ def test_a_one_class_test_set_and_too_few_trusted_rows_are_refused(capsys, home)
     line = refused(capsys, "fit", "--checkpoint", "model", "--no_tracking", "--task.trusted_fraction", "0.001")
     assert "trusted" in line
     assert {p.name for p in home.glob("artifacts/detect-*/meta.json")} == before
+
+
+def test_rows_that_a_model_was_made_from_are_not_measured(capsys):
+    """Another seed cuts the same data elsewhere: test rows would be training rows."""
+    assert mad("fit", *QUICK, "--detector", "knn", "--name", "fitted") == 0
+    line = refused(capsys, "detect", "--no_tracking", "--fitted", "fitted", "--seed", "1")
+    assert "are among those the checkpoint or detector was made from" in line
+    line = refused(capsys, "detect", "--no_tracking", "--fitted", "fitted", "--task.test_fraction", "0.4")
+    assert "are among those the checkpoint or detector was made from" in line
+    assert mad("detect", "--no_tracking", "--fitted", "fitted", "--task.trigger", "patch") == 0
+
+
+def test_features_read_in_another_way_are_refused(capsys):
+    assert mad("fit", *QUICK, "--model", "cnn", "--detector", "knn", "--name", "fitted") == 0
+    line = refused(capsys, "detect", "--no_tracking", "--fitted", "fitted", "--extract.pool", "max")
+    assert "--extract.pool is max, the detector was fitted with mean" in line
 
 
 def test_a_truncated_artifact_is_noticed_and_computed_again(capsys, home):

@@ -18,6 +18,7 @@ import pytest
 
 from mad.artifacts import Checkpoint, Split
 from mad.errors import ArtifactError
+from mad.files import without_login
 from mad.store import Store
 from tests.store_processes import KEY, META, die_writing, fill_limited, put, put_often, tensors
 
@@ -161,16 +162,18 @@ def test_an_unknown_scheme_is_one_line():
 
 def test_old_unkept_artifacts_are_collected(store):
     put(store)
-    put(store, "fit-1")
-    store.draft("fit-2").write("half", lambda path: path.write_text("x" * 10))
+    fit, half = f"fit-{1:020}", f"fit-{2:020}"
+    put(store, fit)
+    put(store, "data")
+    store.draft(half).write("half", lambda path: path.write_text("x" * 10))
     store.set_name("n", KEY)
     later = time.time() + 60
     assert store.collect({KEY}, time.time() - 60, dry_run=False) == []
     listed = store.collect({KEY}, later, dry_run=True)
-    assert sorted(key for key, _ in listed) == ["fit-1", "fit-2"] and dict(listed)["fit-2"] == 10
-    assert store.keys() == ["fit-1", KEY]
+    assert sorted(key for key, _ in listed) == [fit, half] and dict(listed)[half] == 10
+    assert store.keys() == ["data", fit, KEY]
     assert sorted(store.collect({KEY}, later, dry_run=False)) == sorted(listed)
-    assert store.keys() == [KEY] and store.names() == {"n": KEY}
+    assert store.keys() == ["data", KEY] and store.names() == {"n": KEY}
 
 
 def fork(function: Callable[..., None], *arguments: str) -> Any:
@@ -234,6 +237,57 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"cannot write .*: (Not a directory|File exists); set MAD_HOME"):
         put(Store(str(tmp_path / "file")))
+
+
+def test_a_place_that_cannot_be_made_is_one_line():
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(ArtifactError, match=r"cannot write /proc/x/.*: .*; set MAD_HOME elsewhere"):
+        put(Store("/proc/x/artifacts"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("memory://user:secret@host/x", "memory://host/x"),
+        ("s3://key@bucket", "s3://bucket"),
+        ("simplecache::s3://user:secret@bucket/x", "simplecache::s3://bucket/x"),
+        ("/user:secret@host/x", "/host/x"),
+        ("/home/a@b/runs", "/home/a@b/runs"),
+    ],
+)
+def test_a_login_is_not_shown(uri, shown):
+    assert without_login(uri) == shown
+
+
+def test_no_message_shows_a_login():
+    store = Store("memory://user:secret@host/x")
+    for action in (lambda: store.meta(KEY), lambda: Store("nosuch://user:secret@host")):
+        with pytest.raises(ArtifactError) as error:
+            action()
+        assert "secret" not in str(error.value) and "user" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, PermissionError, type("ClientError", (Exception,), {})])
+def test_a_store_that_does_not_answer_is_one_line(kind, monkeypatch):
+    store = Store("memory://user:secret@frame/away")
+
+    def refuse(*_, **__):
+        raise kind("Cannot connect to\nhttp://user:secret@frame")
+
+    for name in ("exists", "cat_file", "glob"):
+        monkeypatch.setattr(store.fs, name, refuse)
+    said = r"^the artifact store memory://frame/away does not answer: Cannot connect to http://frame$"
+    for action in (lambda: store.has(KEY), lambda: store.meta(KEY), store.keys):
+        with pytest.raises(ArtifactError, match=said):
+            action()
+
+
+def test_a_bug_is_not_told_as_a_store_that_does_not_answer(monkeypatch):
+    store = Store("memory://frame/away")
+    monkeypatch.setattr(store.fs, "glob", None)
+    with pytest.raises(TypeError):
+        store.keys()
 
 
 class Counted:

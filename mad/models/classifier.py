@@ -74,14 +74,21 @@ def build_classifier(
         return Classifier(_build_network(model_config, input_shape, num_outputs), mean, std)
 
 
-def has_batch_norm(model_config: Any, input_shape: Shape, num_outputs: int) -> bool:
-    """Whether the architecture holds batch normalisation: training then depends on how batches are sharded.
+def depends_on_sharding(model_config: Any, input_shape: Shape, num_outputs: int) -> bool:
+    """Whether training depends on how batches are dealt out to workers.
+
+    So it does with batch normalisation, and with dropout or stochastic depth, whose masks each worker draws itself.
 
     The weights are made on the meta device: no memory, no random numbers.
     """
     with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
         network = _build_network(model_config, input_shape, num_outputs)
-    return any(isinstance(module, BATCH_NORMS) for module in network.modules())
+    return any(
+        isinstance(module, BATCH_NORMS)
+        or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+        or type(module).__name__ == "StochasticDepth"
+        for module in network.modules()
+    )
 
 
 class _EmptyOnMeta(TorchFunctionMode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +12,9 @@ from mad import registry
 from mad.artifacts import META, Artifact
 from mad.config import Data, merge, merge_flags, parse
 from mad.errors import ArtifactError, ConfigError, nearest
-from mad.files import check_file
+from mad.files import KEY, check_file
 from mad.runtime.engine import Engine
+from mad.runtime.identity import key_of
 from mad.runtime.settings import Settings
 from mad.stages._base import Stage, chain_config, inputs_of, load_stage, stage_config, upstream
 from mad.stages._base import sections as sections_of
@@ -22,7 +22,6 @@ from mad.store import Store
 
 PINNED_BY_LINEAGE = ("train",)
 """Stages never repeated when something made from them is given: a detector belongs to its own model."""
-_KEY = re.compile(r"[a-z_]+-[0-9a-f]{20}")
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def find_reference(reference: str, store: Store, settings: Settings) -> Artifact
         return import_folder(download(settings, reference), store)
     names = store.names()
     key = names.get(reference, reference)
-    if reference in names or (_KEY.fullmatch(key) and store.has(key)):
+    if reference in names or (KEY.fullmatch(key) and store.has(key)):
         return store.open(key)
     path = Path(reference)
     if path.is_file():
@@ -150,31 +149,41 @@ def find_reference(reference: str, store: Store, settings: Settings) -> Artifact
         raise ArtifactError(f"'{reference}' is a file: {wanted}")
     if (path / META).exists():
         return import_folder(path, store)
-    raise ArtifactError(f"no artifact '{reference}' in {store.uri}{nearest(reference, [*names, *store.keys()])}")
+    raise ArtifactError(f"no artifact '{reference}' in {store.shown}{nearest(reference, [*names, *store.keys()])}")
 
 
 def import_folder(folder: Path, store: Store) -> Artifact:
     """Take an artifact folder into the store, every file compared with its checksum.
 
+    Nobody can tell that the files are what their key's identity makes. So they get a key of their own, which no
+    stage run here ever asks for; ``imported_from`` keeps the one they claim.
+
     Raises:
         ArtifactError: a file is missing or altered, or the meta data is not that of an artifact.
     """
     artifact = Artifact.read(folder)
-    files = artifact.meta["files"]
+    meta, files, stage = artifact.meta, artifact.meta["files"], str(artifact.meta["stage"])
     # What comes from elsewhere must not name places outside its own folder.
-    if not _KEY.fullmatch(artifact.key) or any(Path(name).name != name for name in files):
+    if not KEY.fullmatch(str(artifact.key)) or any(Path(name).name != name for name in files):
         raise ArtifactError(f"{folder} is not an artifact: its {META} holds an impossible key or file name")
-    if "lineage" not in artifact.meta:
-        raise ArtifactError(f"{folder} is not an artifact: its {META} lacks lineage")
-    if store.has(artifact.key):
-        return store.open(artifact.key)
+    if not isinstance(meta.get("lineage"), dict) or stage not in meta["lineage"] or "identity" not in meta:
+        raise ArtifactError(f"{folder} is not an artifact: its {META} lacks lineage or identity")
+    claimed = meta.get("imported_from", artifact.key)
+    key = key_of(stage, {"imported": claimed, "files": files})
+    if artifact.key not in (claimed, key) or key_of(stage, meta["identity"]) != claimed:
+        raise ArtifactError(f"{folder} is not artifact '{artifact.key}': its {META} describes another one")
+    if store.has(claimed) and store.meta(claimed)["files"] == files:
+        return store.open(claimed)
+    if store.has(key):
+        return store.open(key)
     for name, facts in files.items():
         check_file(folder / name, facts, f"{folder} is damaged, fetch it again")
-    draft = store.draft(artifact.key)
+    draft = store.draft(key)
     for name in files:
         draft.write(name, partial(_copy, folder / name))
-    draft.commit(artifact.meta)
-    return store.open(artifact.key)
+    own = {**meta["lineage"][stage], "key": key, "imported_from": claimed}
+    draft.commit({**meta, "lineage": {**meta["lineage"], stage: own}, "imported_from": claimed})
+    return store.open(key)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -206,8 +215,9 @@ def _of_another_stage(section: str) -> bool:
 
 def _check_one(name: str, given: dict[str, Artifact]) -> None:
     """Features of one model mean nothing to a detector fitted on those of another."""
-    lineages = [artifact.meta["lineage"] for artifact in given.values()]
-    found = sorted({lineage[name]["key"] for lineage in lineages if name in lineage})
+    entries = [a.meta["lineage"][name] for a in given.values() if name in a.meta["lineage"]]
+    # A model that was taken in stands for the one that it says it is: their detectors may be taken in too.
+    found = sorted({entry["key"] for entry in entries} - {entry.get("imported_from") for entry in entries})
     if len(found) > 1:
         raise ArtifactError(f"the given artifacts belong to different models: {' and '.join(found)}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from mad import terminal
 from mad.artifacts import Artifact
 from mad.config import Data, Option, describe, nest, parse
 from mad.errors import ArtifactError, ConfigError, nearest
+from mad.files import replacing, temporary_path
 from mad.runtime import chain as chains
 from mad.runtime.engine import UPLOADS, Engine
 from mad.runtime.options import RunOptions, new_engine
@@ -60,7 +63,10 @@ def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
     load_stage(target)
     references = chains.reference_names(target)
     options, refs, overrides = split_options(flags, set(references))
+    check_json(options)
     force = forced(options.force, target)
+    if options.dry_run:
+        overrides.pop("task.download", None)  # a plan fetches nothing
     with new_engine(options, force) as engine:
         given = {
             references[name]: chains.open_reference(ref, references[name], engine.store, engine.settings)
@@ -137,13 +143,38 @@ def register(engine: Engine, artifact: Artifact, wanted: str) -> str:
     return uri
 
 
+def check_json(options: RunOptions) -> None:
+    """Before hours of work: will ``--json`` be writable?
+
+    Raises:
+        ConfigError: it is a folder, or cannot be written.
+    """
+    if options.json and not options.dry_run:
+        with _json_errors_told(options.json) as target:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = temporary_path(target.parent)
+            temporary.touch()
+            temporary.unlink()
+
+
 def write_json(path: str, data: Any) -> None:
-    """Write JSON whole; NaN and infinity become null."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(_finite(data), indent=1) + "\n")
-    temporary.replace(target)
+    """Write JSON whole; NaN and infinity become null.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    with _json_errors_told(path) as target, replacing(target) as temporary:
+        temporary.write_text(json.dumps(_finite(data), indent=1) + "\n")
+
+
+@contextmanager
+def _json_errors_told(path: str) -> Iterator[Path]:
+    if Path(path).is_dir():
+        raise ConfigError(f"--json {path} is a folder: give a file")
+    try:
+        yield Path(path)
+    except OSError as error:
+        raise ConfigError(f"--json {path} cannot be written: {error.strerror}") from None
 
 
 def _finite(value: Any) -> Any:

@@ -35,7 +35,7 @@ def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, wor
         "code": code_digest(stage.run.__module__, *sorted(_plugin_modules(config))),
         "config": canonical(config),
         "inputs": inputs,
-        "numerics": {"device": device, "torch": version("torch")},
+        "numerics": {"device": device, "torch": version("torch"), "torchvision": version("torchvision")},
         "more": stage.identity(config, workers),
     }
 

@@ -78,7 +78,7 @@ class AutoLauncher:
     def forget(self, name: str) -> None:
         """Remove the checkpoints of a finished (or to be repeated) run."""
         shutil.rmtree(self._scratch(name), ignore_errors=True)
-        store = Store(self._ray_storage(self.settings.store))
+        store = Store(self._ray_storage(Store(self.settings.store).uri))
         for run in (name, f"map-{name}"):
             if store.fs.exists(store.path(run)):
                 store.fs.rm(store.path(run), recursive=True)

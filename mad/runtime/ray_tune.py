@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 from mad.runtime.cluster import check_capacity, connect
 from mad.runtime.study import Study, distribution
 from mad.runtime.trial import Job, Row, bare_row, run_trial
+from mad.stats.random import derive
 
 OnRow = Callable[[Row], None]
 BUNDLE = 64
@@ -42,7 +43,7 @@ def _epochs(params: dict[str, Any]) -> None:
     """Trainable: one configuration that trains in epochs and reports each, so that ASHA can stop it."""
     job = _job(params["job"])
     (overrides,) = json.loads(params["configs"])
-    row = run_trial(job, overrides, lambda epoch, value: tune.report({"val_auroc": value, "epoch": epoch}))
+    row = run_trial(job, overrides, lambda epoch, figures: tune.report({**figures, "epoch": epoch}))
     tune.report({"rows": json.dumps([row]), params["metric"]: _best([row], params)})
 
 
@@ -91,9 +92,9 @@ def run_bundles(study: Study, job: Job, configs: list[dict[str, Any]], folder: P
 
 
 def run_epochs(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> None:
-    """Run configurations that train in epochs under ASHA (1810.05934), which stops those of low validation AUROC."""
+    """Run configurations that train in epochs under ASHA (1810.05934), which stops the poor ones early."""
     scheduler = ASHAScheduler(
-        time_attr="training_iteration", metric="val_auroc", mode="max", grace_period=GRACE, max_t=10_000
+        time_attr="training_iteration", metric=study.metric, mode=study.mode, grace_period=GRACE, max_t=10_000
     )
     space = {**_constants(study, job), "configs": tune.grid_search([json.dumps([config]) for config in configs])}
     _fit(_epochs, study, space, folder / "epochs", on_row, slots(study), scheduler=scheduler)
@@ -111,7 +112,7 @@ def run_optuna(study: Study, job: Job, seed: int, done: int, folder: Path, on_ro
         space=partial(_suggest, study=study, constants=_constants(study, job)),
         metric=study.metric,
         mode=study.mode,
-        seed=seed % 2**32,
+        seed=derive(seed, "optuna", done) % 2**32,
         study_name="study",
         storage=storage,
     )
@@ -190,7 +191,7 @@ def _overrides(params: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rowless(overrides: dict[str, Any], result: tune.Result) -> Row:
-    reached = {k: v for k, v in (result.metrics or {}).items() if k in ("val_auroc", "epoch")}
+    reached = {k: v for k, v in (result.metrics or {}).items() if k.startswith("val_") or k == "epoch"}
     if result.error is None and reached:
         return {**bare_row(overrides), **reached, "status": "stopped"}
     error = str(result.error).strip().splitlines()[-1] if result.error else "the trial gave no result"

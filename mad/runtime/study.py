@@ -272,3 +272,8 @@ def _bounds(name: str, kind: str, given: list[Any]) -> list[Any]:
         needs = {"randint": "whole numbers", "loguniform": "positive numbers"}.get(kind, "numbers")
         raise ConfigError(f"{name}: {kind} needs [low, high], {needs} with low < high, got {given}")
     return [int(low), int(high)] if kind == "randint" else [low, high]
+
+
+def first_values(space: Space) -> Space:
+    """One configuration of a space: the first value, or the lower bound, of every dimension."""
+    return {name: distribution(name, dimension)[1][0] for name, dimension in space.items()}

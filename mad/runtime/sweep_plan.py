@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mad.config import Data, fingerprint
+from mad.config import Data, fingerprint, to_data
 from mad.errors import ConfigError
 from mad.runtime import chain as chains
 from mad.runtime.chain import Chain
 from mad.runtime.engine import Engine
-from mad.runtime.study import Space, Study, expand, override
+from mad.runtime.study import Space, Study, expand, first_values, override
 from mad.runtime.trial import Job
 from mad.stages._base import chain_config, sections, upstream
 
@@ -35,11 +35,12 @@ class Trial:
 
 @dataclass
 class Group:
-    """The trials that read the same features, and the chain that makes these."""
+    """The trials that read the same features, the chain that makes these, and what was searched in it."""
 
     chain: Chain
     keys: dict[str, str]
     job: Job
+    shared: Space = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
 
     @property
@@ -56,6 +57,7 @@ class Plan:
         name: of the study.
         study: spaces and objective.
         seed: the root seed.
+        report: settings of the report section.
         groups: by key of the features.
         key: names the sweep; the same command has the same key.
     """
@@ -63,6 +65,7 @@ class Plan:
     name: str
     study: Study
     seed: int
+    report: Data
     groups: dict[str, Group]
     key: str
 
@@ -78,27 +81,34 @@ def make_plan(study: Study, name: str, flags: dict[str, Any], engine: Engine) ->
     Raises:
         ConfigError: unknown or invalid settings, in the base or in any configuration.
     """
+    if not engine.store.is_local and engine.store.uri.startswith("memory:"):
+        raise ConfigError("a sweep's trials cannot reach a memory:// store: set MAD_STORE to a folder or object store")
     cls = chain_config(upstream(WHOLE))
     study, rest = override(study, cls, flags)
     whole = chains.resolve(WHOLE, study.base, rest, {}, engine.store)
     seed = whole.config.seed
     groups: dict[str, Group] = {}
+    code: list[str] = []
     if study.algorithm == "optuna":
         _check_searchable(study)
-        group = _group(whole.data, {}, seed, engine)
+        group = _group(whole.data, {}, engine)
         groups[group.keys[SHARED]] = group
+        # The keys of one configuration of each space stand for the code that all of it runs; a bad name shows here.
+        code = [key for space in study.search for key in group.job.keys(group.job.chain(first_values(space)))]
     by_shared: dict[str, Group] = {}
     for overrides in [] if study.algorithm == "optuna" else expand(study, seed):
         own = {k: v for k, v in overrides.items() if k.partition(".")[0] in TRIAL_SECTIONS}
         shared = {k: v for k, v in overrides.items() if k not in own}
         label = repr(sorted(shared.items()))
         if label not in by_shared:
-            group = _group(whole.data, shared, seed, engine)
+            group = _group(whole.data, shared, engine)
             by_shared[label] = groups.setdefault(group.keys[SHARED], group)
         _add_trial(by_shared[label], own, engine)
     facts = {"sweep": name, "data": whole.data, "spaces": study.search, "seed": seed, "algorithm": study.algorithm}
-    facts |= {"samples": study.num_samples, "features": sorted(groups)}
-    return Plan(name, study, seed, groups, f"sweep-{fingerprint(facts)}")
+    facts |= {"samples": study.num_samples, "features": sorted(groups), "code": code}
+    facts |= {"metric": study.metric, "mode": study.mode}
+    report = to_data(whole.config.report)
+    return Plan(name, study, seed, report, groups, f"sweep-{fingerprint(facts)}")
 
 
 def _check_searchable(study: Study) -> None:
@@ -107,15 +117,14 @@ def _check_searchable(study: Study) -> None:
             raise ConfigError(f"optuna searches detector and detect settings, not '{name}': use grid or random")
 
 
-def _group(data: Data, shared: Space, seed: int, engine: Engine) -> Group:
+def _group(data: Data, shared: Space, engine: Engine) -> Group:
     names = sections(chain_config(upstream(SHARED)))
     base = {k: v for k, v in data.items() if k in names}
     chain = chains.resolve(SHARED, base, shared, {}, engine.store)
     keys = chains.keys(engine, chain)
     own = {k: v for k, v in data.items() if k in TRIAL_SECTIONS}
-    where = engine.settings
-    job = Job(str(where.home), where.store, engine.device, keys[SHARED], {**own, "seed": seed})
-    return Group(chain, keys, job)
+    home, store, seed = str(engine.settings.home), engine.store.uri, chain.config.seed
+    return Group(chain, keys, Job(home, store, engine.device, keys[SHARED], {**own, "seed": seed}), shared)
 
 
 def _add_trial(group: Group, overrides: Space, engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,7 @@ class Sweep:
         self.report_folder = home / "reports" / f"{plan.name}-{plan.key[-8:]}"
         self.rows: list[Row] = []
         self._runs = _SweepRuns(plan, engine)
+        self._log = _RowLog(self.folder / "rows.jsonl")
 
     def run(self) -> dict[str, Any]:
         """Run everything that is not done yet.
@@ -59,8 +61,9 @@ class Sweep:
             self.engine.seconds["trials"] = time.monotonic() - started
             self._runs.flush()
             board = self._leaderboard()
-            result = self._result(board, next(iter(shared.values())), time.monotonic() - begun)
-            plots = write_report(self.report_folder, self.plan, board, self.rows, next(iter(shared.values())))
+            best = shared[board[0]["features"]]
+            result = self._result(board, best, time.monotonic() - begun)
+            plots = write_report(self.report_folder, self.plan, board, self.rows, best)
         except BaseException as error:
             self._runs.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -74,13 +77,18 @@ class Sweep:
             # Here and at once: a trial that deleted for itself could take a detector away from another.
             for key in {key for trial in group.trials.values() for key in (trial.detect, trial.fit)}:
                 self.engine.store.delete(key)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        before = self._log.read()
         for trial in group.trials.values():
             found = self.engine.find(trial.detect) if trial.done else None
             trial.done = found is not None
             if found is not None:
                 on_row(row_of(found, trial.config, trial.fit))
+            elif trial.detect in before:
+                trial.done = True
+                on_row(before[trial.detect])
         if self.plan.study.algorithm == "optuna":
-            self._optuna(group, on_row)
+            self._optuna(group, on_row, before)
             return
         slow = [t.overrides for t in group.todo if trains_in_epochs(t.config)]
         quick = [t.overrides for t in group.todo if not trains_in_epochs(t.config)]
@@ -92,25 +100,33 @@ class Sweep:
             if quick:
                 run_bundles(self.plan.study, group.job, quick, folder, on_row)
             if slow:
-                run_epochs(self.plan.study, group.job, slow, folder, on_row)
+                run_epochs(self.plan.study, group.job, slow, folder, partial(self._add_stoppable, group))
 
-    def _optuna(self, group: Group, on_row: Callable[[Row], None]) -> None:
+    def _optuna(self, group: Group, on_row: Callable[[Row], None], before: dict[str, Row]) -> None:
         from mad.runtime.ray_tune import run_optuna
 
-        log = self.folder / "rows.jsonl"
-        before = [json.loads(line) for line in log.read_text().split("\n")[:-1]] if log.exists() else []
-        for row in before:
+        store = self.engine.store
+        kept = [row for row in before.values() if store.has(row["fit"]) and store.has(row["detect"])]
+        for row in kept:
             on_row(row)
 
         def keep(row: Row) -> None:
-            with log.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            if row["status"] == "done":
+                self._log.append(row)
             on_row(row)
 
-        run_optuna(self.plan.study, group.job, self.plan.seed, len(before), self.folder, keep)
+        run_optuna(self.plan.study, group.job, self.plan.seed, len(kept), self.folder, keep)
+
+    def _add_stoppable(self, group: Group, row: Row) -> None:
+        """A row of ASHA: a stopped configuration is remembered, for against fewer rivals it would go on."""
+        if row["status"] == "stopped":
+            overrides = {"detector": row["detector"], **row["config"]}
+            row["detect"] = group.job.keys(group.job.chain(overrides))[1]
+            self._log.append(row)
+        self._add(group, row)
 
     def _add(self, group: Group, row: Row) -> None:
-        row = {**row, "features": group.keys[SHARED]}
+        row = {**row, "features": group.keys[SHARED], "config": {**group.shared, **row["config"]}}
         self.rows.append(row)
         self.engine.progress.update("trials", len(self.rows), self.plan.size)
         self._runs.track(row)
@@ -137,7 +153,8 @@ class Sweep:
         given["fit"] = store.open(row["fit"])
         chosen = store.open(row["detect"]).meta["config"]["detect"]
         resamples = group.job.base.get("detect", {}).get("bootstrap", DetectOptions.bootstrap)
-        base = {"detect": {**chosen, "part": "test", "bootstrap": resamples}, "seed": self.plan.seed}
+        base = {"detect": {**chosen, "part": "test", "bootstrap": resamples}, "seed": group.job.base["seed"]}
+        base["report"] = self.plan.report
         artifacts = chains.run(self.engine, chains.resolve(WHOLE, base, {}, given, store))
         scores = artifacts["detect"]
         low, high = scores.json("metrics.json")["intervals"].get("score", {}).get("auroc", (None, None))
@@ -169,6 +186,29 @@ class Sweep:
                 "report": board[0]["report"].key,
             },
         }
+
+
+class _RowLog:
+    """Rows that no artifact can tell of: what a search chose, and what ASHA stopped; by key of their scores."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> dict[str, Row]:
+        """Every whole line; a last one that was cut off is dropped from the file too."""
+        if not self.path.exists():
+            return {}
+        text = self.path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            self.path.write_text(whole)
+        return {row["detect"]: row for row in map(json.loads, whole.splitlines())}
+
+    def append(self, row: Row) -> None:
+        """Add a row."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 class _SweepRuns:

@@ -25,7 +25,7 @@ from mad.runtime.tracking import flat
 from mad.stages import detect
 from mad.stages._base import chain_config, load_stage, sections, stage_config
 from mad.stages.fit import new_detector
-from mad.stats.roc import auroc
+from mad.stats import roc
 from mad.store import Store
 
 Row = dict[str, Any]
@@ -85,13 +85,15 @@ class Job:
         return fitted, self.engine.key(scores, stage_config(scores, config), inputs)
 
 
-def run_trial(job: Job, overrides: dict[str, Any], report: Callable[[int, float], None] | None = None) -> Row:
+def run_trial(
+    job: Job, overrides: dict[str, Any], report: Callable[[int, dict[str, float]], None] | None = None
+) -> Row:
     """Fit, score and measure one configuration.
 
     Args:
         job: what trials share.
         overrides: dotted name to value.
-        report: told (epoch, validation AUROC) by detectors that train in epochs.
+        report: told the epoch and the validation figures by detectors that train in epochs.
 
     Returns:
         The row; ``status`` is "failed" with an ``error`` where the configuration could not be run.
@@ -151,13 +153,14 @@ def _failed(overrides: dict[str, Any], error: str, begun: float) -> Row:
     return {**bare_row(overrides), "status": "failed", "error": error, "seconds": time.monotonic() - begun}
 
 
-def _measured(job: Job, config: Any, report: Callable[[int, float], None]) -> Callable[[int, Any], None]:
+def _measured(job: Job, config: Any, report: Callable[[int, dict[str, float]], None]) -> Callable[[int, Any], None]:
     def on_epoch(epoch: int, state: Any) -> None:
         detector = new_detector(config.detector)
         detector.state = dict(state)
         table = detect.score_rows(detector, job.artifact, config.detect)
         rows = table[table["part"] == config.detect.part]
         score = torch.from_numpy(rows["score"].to_numpy(copy=True))
-        report(epoch, auroc(score, torch.from_numpy(rows["is_anomalous"].to_numpy(copy=True))))
+        figures = roc.metrics(score, torch.from_numpy(rows["is_anomalous"].to_numpy(copy=True)))
+        report(epoch, {f"val_{name}": value for name, value in zip(detect.METRICS, figures, strict=True)})
 
     return on_epoch

@@ -15,6 +15,7 @@ from typing import Any
 from mad import terminal
 from mad.config import describe, parse, require, split_flags
 from mad.errors import ArtifactError
+from mad.files import KEY
 from mad.runtime.settings import settings
 from mad.runtime.tracking import redactor
 from mad.store import Store
@@ -43,6 +44,9 @@ class Interface:
     """TCP port"""
     host: str = "127.0.0.1"
     """address to bind to; the default is reachable from this machine only"""
+
+    def __post_init__(self) -> None:
+        require(1 <= self.port <= 65535, f"port must be from 1 to 65535, got {self.port}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def _kept(store: Store, limit: float) -> set[str]:
 def _collect_scratch(scratch: Path, limit: float, dry_run: bool) -> list[tuple[str, int]]:
     """Checkpoints of runs that nobody went on with; a finished run has removed its own."""
     removed = []
-    for folder in sorted(scratch.glob("*")):
+    for folder in sorted(f for f in scratch.glob("*") if KEY.fullmatch(f.name) and f.is_dir()):
         files = [file.stat() for file in folder.rglob("*") if file.is_file()]
         if max((facts.st_mtime for facts in files), default=folder.stat().st_mtime) < limit:
             removed.append((f"scratch/{folder.name}", sum(facts.st_size for facts in files)))

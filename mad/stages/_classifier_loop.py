@@ -27,6 +27,7 @@ from mad.store import Store
 from mad.tasks._augment import augment, channel_statistics
 
 EVALUATION_BATCH = 2048
+LEAST_BATCH = 8
 PRELOAD_BYTES = 2**28
 """Float images of all training rows are kept below this size (256 MiB per worker)."""
 
@@ -64,6 +65,9 @@ def train_loop(payload: dict[str, Any], worker: Worker) -> None:
         torch.manual_seed(derive(seed, "layers", epoch, worker.rank))
         order = rows[torch.randperm(len(rows), generator=generator(seed, "order", epoch))]
         loss = _epoch(model, optimizer, read, labels, order, options, seed, epoch, worker)
+        if worker.world_size > 1:
+            for buffer in classifier.buffers():  # one model is measured and saved: rank 0's running statistics
+                dist.broadcast(buffer, 0)
         with torch.inference_mode():
             figures = evaluate(classifier, options.head, split, split.part("validation"), worker.device, worker)
             last = epoch + 1 == options.epochs
@@ -125,6 +129,14 @@ def _reader(split: Split, rows: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda batch: table[place[batch]]
 
 
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Batches of ``size`` rows; a remainder too small for batch norm on a few workers joins the one before."""
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) < min(size, LEAST_BATCH):
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -141,7 +153,7 @@ def _epoch(
     total = torch.zeros((), dtype=torch.float64, device=worker.device)
     device_type = worker.device.split(":")[0]
     mixed = options.precision == "bfloat16" or (options.precision == "auto" and device_type == "cuda")
-    for batch in order.split(options.batch_size):
+    for batch in _batches(order, options.batch_size):
         mine = batch[worker.rank :: worker.world_size]
         idle = len(mine) == 0
         mine = batch[:1] if idle else mine

@@ -138,9 +138,22 @@ def write(table: pd.DataFrame, figures: dict[str, Any], config: Config, context:
 def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     """Score, measure and write."""
     fitted: FittedDetector = inputs["fitted"]
+    _check_same_features(inputs["features"], fitted)
     table = score_rows(load_detector(fitted), inputs["features"], config.detect)
     write(table, measure(table, config.detect, config.seed), config, context)
     context.summary["detector"] = fitted.summary["detector"]
+
+
+def _check_same_features(features: Features, fitted: FittedDetector) -> None:
+    """Refuse features that were read in another way than those the detector was fitted on.
+
+    Raises:
+        ConfigError: an extract setting that changes values differs.
+    """
+    ours, theirs = (a.meta["lineage"]["extract"]["config"]["extract"] for a in (features, fitted))
+    for name in ("pool", "channel_axis", "dtype"):
+        same = ours.get(name) == theirs.get(name)
+        require(same, f"--extract.{name} is {ours.get(name)}, the detector was fitted with {theirs.get(name)}")
 
 
 STAGE = Stage("detect", Config, {"features": "extract", "fitted": "fit"}, run)

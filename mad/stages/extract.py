@@ -55,6 +55,7 @@ class Options:
         require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
         require(self.chunk_rows >= 1, f"chunk_rows must be 1 or more, got {self.chunk_rows}")
         check_how(self.pool)
+        require(bool(self.parts), "parts must name at least one part of the split")
         unknown = sorted(set(self.parts) - set(PARTS))
         require(not unknown, f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
         require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
@@ -130,6 +131,7 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     description = checkpoint.json("model.json")
     taken, given = description["input_shape"], list(split.input_shape)
     require(taken == given, f"the checkpoint takes inputs of shape {taken}, those of the task have {given}")
+    _check_unseen(split, checkpoint, context.draft.store)
     rows = rows_of_parts(split, options.parts)
     payload = {
         "extract": to_data(options),
@@ -145,6 +147,40 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     first = _shapes(context, "chunk-00000.safetensors")
     context.summary |= {"layers": first["layers"], "widths": first["widths"], "rows": len(rows)}
     context.metrics |= {"rows": len(rows), "chunks": count}
+
+
+def _check_unseen(split: Split, checkpoint: Checkpoint, store: Store) -> None:
+    """Refuse a split of the model's own data whose held-out rows the model was trained on.
+
+    Drawn with another seed or other fractions, the same data set is cut elsewhere; figures on such rows would be
+    those of training rows.
+
+    Raises:
+        ConfigError: they overlap, it cannot be told, or the classes are others.
+    """
+    made_from = checkpoint.meta["inputs"]["split"]
+    if made_from == split.key:
+        return
+    if not store.has(made_from):
+        require(
+            False, f"the checkpoint's own rows ({made_from}) are not in the store: run mad prepare with its settings"
+        )
+    own = store.open(made_from, Split, check=False)
+    names = (own.class_names, split.class_names)
+    require(
+        names[0] == names[1], f"the checkpoint's classes are {', '.join(names[0])}; the task's {', '.join(names[1])}"
+    )
+    if own.meta["identity"]["more"] != split.meta["identity"]["more"]:
+        return  # another data set
+    trained, fitted = own.numbers("train"), own.numbers("untrusted")
+    for part in ("calibration", "untrusted", "validation", "test"):
+        seen = trained if part == "untrusted" else trained | fitted
+        again = len(seen & split.numbers(part))
+        require(
+            not again,
+            f"{again} {part} rows of these settings are among those the checkpoint or detector was made from: "
+            "keep --seed and the settings that cut the data as they were",
+        )
 
 
 def _shapes(context: Context, name: str) -> dict[str, Any]:

@@ -55,6 +55,11 @@ def write(config: Config, detector: Detector, context: Context) -> None:
         "supervised": detector.supervised,
         "fits_on": list(detector.fits_on),
     }
+    # A method may find nothing to go by, and then falls back: its result is to say so.
+    silent = [name.removesuffix("/signal") for name, t in tensors.items() if name.endswith("/signal") and not float(t)]
+    if silent:
+        context.summary["layers_without_signal"] = ", ".join(silent)
+        context.metrics["layers_without_signal"] = len(silent)
 
 
 def load_detector(fitted: FittedDetector) -> Detector:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mad.artifacts import Split
 from mad.config import placement, plugin, require, to_data
 from mad.context import Context
-from mad.models.classifier import has_batch_norm
+from mad.models.classifier import depends_on_sharding
 from mad.models.load import DESCRIPTION, WEIGHTS
 from mad.stages._base import Stage
 from mad.stages._classifier_loop import read_history, read_test_figures, train_loop
@@ -67,8 +67,8 @@ class Config:
 
 
 def _identity(config: Config, workers: int) -> dict[str, Any]:
-    """Batch norm sees each worker's own share of a batch, so there the number of workers changes the result."""
-    return {"workers": max(workers, 1)} if has_batch_norm(config.model, (3, 32, 32), 10) else {}
+    """Batch norm and dropout act on each worker's own share of a batch: there the workers change the result."""
+    return {"workers": max(workers, 1)} if depends_on_sharding(config.model, (3, 32, 32), 10) else {}
 
 
 def run(config: Config, inputs: dict[str, Split], context: Context) -> None:

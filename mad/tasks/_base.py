@@ -23,7 +23,8 @@ class Rows:
     """The rows of a task.
 
     Attributes:
-        table: one line per row, columns ``COLUMNS``: ``id`` a stable unique string; ``part`` one of ``PARTS``
+        table: one line per row, columns ``COLUMNS``: ``id`` a stable unique string ``PART-NUMBER``, whose
+            number names the untouched input in the whole data set; ``part`` one of ``PARTS``
             (``trusted`` is clean data a detector may fit, ``calibration`` is trusted data no detector ever
             fits, ``untrusted`` is an unlabelled mixture); ``source`` index into ``inputs``; ``variant`` index
             into ``variants`` or -1 for the untouched input; ``label`` what the model is trained or attacked

@@ -7,7 +7,7 @@ from mad.config import canonical, parse
 from mad.errors import ConfigError
 from mad.models.architectures import cnn, mlp, preactresnet, torchvision
 from mad.models.capture import capture, resolve
-from mad.models.classifier import has_batch_norm
+from mad.models.classifier import depends_on_sharding
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 COUNTS = [2, 10, 43]
@@ -190,9 +190,9 @@ def test_torchvision_default_layers_exist_in_every_family(name):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_has_batch_norm(config, expected):
+def test_depends_on_sharding(config, expected):
     before = torch.get_rng_state()
-    assert has_batch_norm(config, (3, 32, 32), 10) is expected
+    assert depends_on_sharding(config, (3, 32, 32), 10) is expected
     assert torch.equal(torch.get_rng_state(), before)
 
 

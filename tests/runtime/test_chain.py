@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import fsspec
 import pytest
 
 from mad.artifacts import Artifact
+from mad.context import Silent
 from mad.errors import ArtifactError, ConfigError
+from mad.files import facts_of
 from mad.runtime import chain as chains
 from mad.runtime.chain import find_reference, import_folder, keys, open_reference, resolve
+from mad.runtime.launcher import AutoLauncher
+from mad.runtime.settings import Settings
 from mad.store import Store
 from tests.conftest import SMALL, run_chain
 
@@ -181,13 +186,81 @@ def copied(world, tmp_path):
     return folder, Store(str(tmp_path / "store"))
 
 
-def test_a_folder_from_elsewhere_is_taken_in(world, copied):
+def rewrite(folder, **changes) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, **changes}))
+
+
+def test_a_folder_from_elsewhere_is_taken_in_under_a_key_of_its_own(world, copied):
     folder, store = copied
     taken = import_folder(folder, store)
-    assert taken.key == world.checkpoint.key and taken.folder.parent == folder.parent / "store"
+    assert taken.key.startswith("train-") and taken.key != world.checkpoint.key and store.keys() == [taken.key]
+    assert taken.meta["imported_from"] == world.checkpoint.key and taken.folder.parent == folder.parent / "store"
+    assert taken.meta["lineage"]["train"]["key"] == taken.key
     assert taken.meta["files"] == world.checkpoint.meta["files"]
+    for again in (folder, taken.folder):
+        assert import_folder(again, store).key == taken.key
+    other = Store(f"{store.uri} of another")
+    assert import_folder(taken.folder, other).key == taken.key and store.keys() == [taken.key]
     shutil.rmtree(folder)
     assert find_reference(taken.key, store, world.engine.settings).key == taken.key
+    assert import_folder(taken.folder, world.engine.store).key == world.checkpoint.key, "the same files are there"
+
+
+def test_altered_weights_are_no_cache_hit(world, copied):
+    folder, store = copied
+    file = folder / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+    rewrite(folder, files={name: facts_of(folder / name) for name in world.checkpoint.meta["files"]})
+    genuine = Store(str(folder.parent / "genuine"))
+    shutil.copytree(world.checkpoint.folder, genuine.path(world.checkpoint.key))
+    for where in (store, genuine):
+        taken = import_folder(folder, where)
+        assert taken.key != world.checkpoint.key and taken.meta["files"] != world.checkpoint.meta["files"]
+    assert not store.has(world.checkpoint.key)
+    assert genuine.open(world.checkpoint.key).meta["files"] == world.checkpoint.meta["files"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"key": "train-0123456789abcdef0123"},
+        {"identity": {}},
+        {"stage": "fit", "lineage": {"fit": {}}},
+        {"imported_from": "train-0123456789abcdef0123"},
+    ],
+)
+def test_a_folder_may_not_claim_any_key(copied, changes):
+    folder, store = copied
+    rewrite(folder, **changes)
+    with pytest.raises(ArtifactError, match=r"is not artifact 'train-[0-9a-f]{20}': its meta.json describes another"):
+        import_folder(folder, store)
+    assert store.keys() == []
+
+
+def test_a_model_and_its_detector_are_taken_in_together(world, tmp_path, new_engine):
+    engine = new_engine(tmp_path)
+    given = {name: import_folder(world.artifacts[name].folder, engine.store) for name in ("train", "fit")}
+    assert given["fit"].meta["lineage"]["train"]["key"] == world.checkpoint.key != given["train"].key
+    made = run_chain(engine, "detect", {}, given)["detect"]
+    assert made.meta["lineage"]["fit"]["key"] == given["fit"].key
+    assert made.summary == world.artifacts["detect"].summary
+    assert open_reference(made.key, "train", engine.store, engine.settings).key == given["train"].key
+    other = world.run("train", {"train.seed": "1"})["train"]
+    with pytest.raises(ArtifactError, match="different models"):
+        resolve(
+            "detect", {}, {}, {"train": import_folder(other.folder, engine.store), "fit": given["fit"]}, engine.store
+        )
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_forced_training_forgets_the_checkpoints_of_every_kind_of_store(tmp_path, scheme):
+    where = Settings(tmp_path / "home", f"{scheme}{tmp_path}/store", None, None)
+    launcher = AutoLauncher(where, "cpu", Silent())
+    folder = Path(launcher._shared(Store(where.store).uri)) / "train-1"
+    folder.mkdir(parents=True)
+    launcher.forget("train-1")
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("how", ["altered", "truncated", "missing"])

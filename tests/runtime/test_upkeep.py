@@ -20,6 +20,10 @@ def store() -> Store:
     return Store(settings().store)
 
 
+def k(stage: str, number: int) -> str:
+    return f"{stage}-{number:020x}"
+
+
 def put(store: Store, key: str, days_old: float = 0.0, **inputs: str) -> None:
     draft = store.draft(key)
     draft.write("payload", lambda path: path.write_text("x" * 100))
@@ -39,36 +43,36 @@ def gc(*words: str) -> None:
 
 
 def test_old_artifacts_go_and_ancestors_of_what_stays_do_not(store, capsys):
-    put(store, "prepare-1", 50)
-    put(store, "train-1", 50, split="prepare-1")
-    put(store, "prepare-2", 50)
-    put(store, "extract-1", 50, split="prepare-2", checkpoint="train-1")
-    put(store, "fit-1", 1, features="extract-1")
-    put(store, "fit-2", 50, features="extract-1")
-    put(store, "fit-3", 50, features="extract-1")
-    put(store, "prepare-3", 50)
-    put(store, "train-3", 50, split="prepare-3")
-    store.set_name("kept", "train-3")
+    put(store, k("prepare", 1), 50)
+    put(store, k("train", 1), 50, split=k("prepare", 1))
+    put(store, k("prepare", 2), 50)
+    put(store, k("extract", 1), 50, split=k("prepare", 2), checkpoint=k("train", 1))
+    put(store, k("fit", 1), 1, features=k("extract", 1))
+    put(store, k("fit", 2), 50, features=k("extract", 1))
+    put(store, k("fit", 3), 50, features=k("extract", 1))
+    put(store, k("prepare", 3), 50)
+    put(store, k("train", 3), 50, split=k("prepare", 3))
+    store.set_name("kept", k("train", 3))
     everything = store.keys()
     gc("--keep_days", "60")
     assert store.keys() == everything
     gc("--keep_days", "30", "--dry_run")
     assert store.keys() == everything and "Would be deleted" in capsys.readouterr().out
     gc("--keep_days", "30")
-    assert sorted(set(everything) - set(store.keys())) == ["fit-2", "fit-3"]
-    assert "2 artifacts" in capsys.readouterr().out and store.names() == {"kept": "train-3"}
+    assert sorted(set(everything) - set(store.keys())) == [k("fit", 2), k("fit", 3)]
+    assert "2 artifacts" in capsys.readouterr().out and store.names() == {"kept": k("train", 3)}
 
 
 def test_zero_days_keep_only_what_is_named(store):
-    put(store, "train-1")
-    put(store, "train-2")
-    store.set_name("kept", "train-2")
+    put(store, k("train", 1))
+    put(store, k("train", 2))
+    store.set_name("kept", k("train", 2))
     gc("--keep_days", "0")
-    assert store.keys() == ["train-2"]
+    assert store.keys() == [k("train", 2)]
 
 
 def test_unfinished_drafts_and_checkpoints_go_when_old(store):
-    for name, days in (("train-old", 50), ("train-new", 1)):
+    for name, days in ((k("train", 1), 50), (k("train", 2), 1)):
         store.draft(name).write("half", lambda path: path.write_text("x"))
         age(store.path(name), days)
         folder = settings().home / "scratch" / name / "epoch-000001"
@@ -76,17 +80,40 @@ def test_unfinished_drafts_and_checkpoints_go_when_old(store):
         (folder / "weights").write_text("x")
         age(str(folder.parent), days)
     gc()
-    assert [entry.name for entry in (settings().home / "artifacts").iterdir()] == ["train-new"]
-    assert [entry.name for entry in (settings().home / "scratch").iterdir()] == ["train-new"]
+    assert [entry.name for entry in (settings().home / "artifacts").iterdir()] == [k("train", 2)]
+    assert [entry.name for entry in (settings().home / "scratch").iterdir()] == [k("train", 2)]
 
 
 def test_a_damaged_artifact_does_not_stop_it(store, caplog):
-    put(store, "train-1", 50)
-    put(store, "train-2", 50)
-    (settings().home / "artifacts" / "train-1" / "meta.json").write_text("{")
-    age(store.path("train-1"), 50)
+    put(store, k("train", 1), 50)
+    put(store, k("train", 2), 50)
+    (settings().home / "artifacts" / k("train", 1) / "meta.json").write_text("{")
+    age(store.path(k("train", 1)), 50)
     gc()
-    assert store.keys() == [] and "train-1" in caplog.text
+    assert store.keys() == [] and k("train", 1) in caplog.text
+
+
+def test_what_is_not_an_artifact_is_never_deleted(store):
+    put(store, k("train", 1), 50)
+    for folder in (
+        "data/MNIST/raw",
+        f"ray/{k('train', 1)}/checkpoint",
+        "train-1",
+        f"{k('train', 2)}.bak",
+        "../scratch/notes",
+    ):
+        (settings().home / "artifacts" / folder).mkdir(parents=True)
+        (settings().home / "artifacts" / folder / "file").write_text("mine")
+    age(str(settings().home), 50)
+    gc("--keep_days", "0")
+    assert store.keys() == [] and not (settings().home / "artifacts" / k("train", 1)).exists()
+    assert len(list(settings().home.rglob("file"))) == 5
+
+
+def test_a_port_is_checked():
+    for port in ("0", "-1", "65536", "999999"):
+        with pytest.raises(ConfigError, match=f"port must be from 1 to 65535, got {port}"):
+            upkeep.run("ui", ["--port", port])
 
 
 def test_an_empty_home_is_fine(capsys):
