@@ -17,7 +17,7 @@ from mad.artifacts import Artifact
 from mad.config import canonical, to_data
 from mad.context import Context, Metrics, Progress, Silent
 from mad.errors import ArtifactError
-from mad.runtime.identity import identity, key_of
+from mad.runtime.identity import code_digest, identity, key_of
 from mad.runtime.launcher import AutoLauncher
 from mad.runtime.settings import Settings
 from mad.runtime.tracking import NoTracker, RunRecord, Tracker, flat
@@ -60,6 +60,7 @@ class Engine:
     on_epoch: Callable[[int, Any], None] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     hits: list[str] = field(default_factory=list)
+    _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
     def key(self, stage: Stage, config: Any, inputs: dict[str, str]) -> str:
         """The key of what ``run`` would make."""
@@ -68,7 +69,23 @@ class Engine:
     def _identity(self, stage: Stage, config: Any, inputs: dict[str, str]) -> dict[str, Any]:
         workers = getattr(getattr(config, stage.name, None), "workers", 0)
         count = self._launcher().train_workers(workers) if stage.name == "train" else 0
-        return identity(stage, config, inputs, self.device, count)
+        facts = identity(stage, config, inputs, self.device, count)
+        mended = {name: digest for name, key in inputs.items() if (digest := self._mended(key))}
+        return {**facts, "mended": mended} if mended else facts
+
+    def _mended(self, key: str) -> str:
+        """Digest of an artifact's code as it is now, if it was made by other code; else empty.
+
+        A model or detector that is given works with today's code, so what it makes may not be looked up under
+        yesterday's. What is made now has today's code in its own key.
+        """
+        if key not in self._digests:
+            self._digests[key] = ""
+            if self.store.has(key):
+                made = self.store.meta(key).get("identity") or {}
+                now = code_digest(*made.get("modules", []))
+                self._digests[key] = now if "modules" in made and now != made["code"] else ""
+        return self._digests[key]
 
     def _launcher(self, progress: Progress | None = None) -> AutoLauncher:
         return AutoLauncher(self.settings, self.device, progress or self.progress)

@@ -29,10 +29,12 @@ def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, wor
         device: device class, "cpu" or "cuda".
         workers: number of workers; enters only where the stage says that it changes the result.
     """
+    modules = [stage.run.__module__, *sorted(_plugin_modules(config))]
     return {
         "stage": stage.name,
         "version": stage.version,
-        "code": code_digest(stage.run.__module__, *sorted(_plugin_modules(config))),
+        "modules": modules,
+        "code": code_digest(*modules),
         "config": canonical(config),
         "inputs": inputs,
         "numerics": {"device": device, "torch": version("torch"), "torchvision": version("torchvision")},
