@@ -171,3 +171,12 @@ def test_mistakes_are_told_before_anything_runs(engine, run, flags, said):
     with pytest.raises(ConfigError, match=said.replace("|", r"\|")):
         run(engine, "train", flags)
     assert engine.store.keys() == []
+
+
+def test_mixed_precision_trains_float32_weights(engine, run, world):
+    """bfloat16 arithmetic in the forward pass: other weights, kept in float32, that answer nearly as well."""
+    mixed = run(engine, "train", {"train.precision": "bfloat16"})["train"]
+    model = load_classifier(mixed.folder)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert payload(mixed)["weights.safetensors"] != payload(world.checkpoint)["weights.safetensors"]
+    assert abs(mixed.summary["clean_accuracy"] - world.checkpoint.summary["clean_accuracy"]) < 0.06
