@@ -56,6 +56,7 @@ def test_what_is_told_is_told_of_the_model_that_was_chosen(ray_cluster, sweep, t
     assert json.loads((store / "names" / "best.json").read_text())["key"] == result["artifacts"]["detect"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_asha_asked_again_gives_the_same_winner_and_trains_nothing(ray_cluster, sweep, tmp_path):
     space = {"detector": ["vae"], "detector.epochs": [20], "detector.lr": [1e-2, 1e-6, 2e-6, 3e-6]}
@@ -68,6 +69,7 @@ def test_asha_asked_again_gives_the_same_winner_and_trains_nothing(ray_cluster, 
     assert second["seconds"]["trials"] < 5
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_optuna_asked_again_goes_by_its_artifacts_and_by_the_objective(ray_cluster, sweep, tmp_path):
     study = {"search": [{"detector": ["knn"], "detector.k": {"randint": [1, 40]}}], "algorithm": "optuna"}
