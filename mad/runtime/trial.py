@@ -25,7 +25,6 @@ from mad.runtime.tracking import flat
 from mad.stages import detect
 from mad.stages._base import chain_config, load_stage, sections, stage_config
 from mad.stages.fit import new_detector
-from mad.stats import roc
 from mad.store import Store
 
 Row = dict[str, Any]
@@ -158,9 +157,7 @@ def _measured(job: Job, config: Any, report: Callable[[int, dict[str, float]], N
         detector = new_detector(config.detector)
         detector.state = dict(state)
         table = detect.score_rows(detector, job.artifact, config.detect)
-        rows = table[table["part"] == config.detect.part]
-        score = torch.from_numpy(rows["score"].to_numpy(copy=True))
-        figures = roc.metrics(score, torch.from_numpy(rows["is_anomalous"].to_numpy(copy=True)))
-        report(epoch, {f"val_{name}": value for name, value in zip(detect.METRICS, figures, strict=True)})
+        figures = detect.measure(table, config.detect, config.seed)["metrics"]["score"]
+        report(epoch, {f"val_{name}": figures[name] for name in detect.METRICS})
 
     return on_epoch

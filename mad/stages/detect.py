@@ -97,11 +97,11 @@ def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
     intervals: dict[str, Any] = {}
     if options.bootstrap:
         found = roc.bootstrap(scores, labels, derive(seed, "bootstrap"), options.bootstrap)
-        for column, of_column in zip(columns, found, strict=True):
+        for i, (column, of_column) in enumerate(zip(columns, found, strict=True)):
             limits = {name: [v.low, v.high] for name, v in zip(METRICS, of_column, strict=True)}
             intervals[column] = {
                 **limits,
-                "auroc_delong": list(roc.delong(scores[:, columns.index(column)], labels)[1:]),
+                "auroc_delong": list(roc.delong(scores[:, i], labels)[1:]),
             }
     trusted = torch.from_numpy(table.loc[table["part"] == "calibration", "score"].to_numpy(copy=True))
     threshold = roc.threshold_at_fpr(trusted, options.false_positive_rate)
