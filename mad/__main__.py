@@ -6,14 +6,15 @@ import sys
 
 from mad.errors import ConfigError, MadError, nearest
 
-STAGES = ("prepare", "train", "extract", "fit", "detect", "report")
+STAGES = ("prepare", "train", "attack", "extract", "fit", "detect", "report")
 COMMANDS = {
     "prepare": "build a task's rows: clean, poisoned, trusted, untrusted, validation, test",
     "train": "train a classifier on the poisoned training rows",
+    "attack": "turn the rows that a task marks into adversarial examples against the model",
     "extract": "run the model once and keep activations and logits",
     "fit": "fit a detector on trusted (and untrusted) features",
     "detect": "score rows with a fitted detector, measure AUROC, AP, FPR at 95% TPR",
-    "report": "plots of a detector's scores and its worst mistakes",
+    "report": "plots of a detector's scores and its worst mistakes; with --experiment NAME alone, a table of its runs",
     "sweep": "mad sweep NAME: a whole study with Ray Tune (the same as python -m mad.sweep NAME)",
     "gc": "delete old artifacts: --keep_days N, --dry_run",
     "ui": "open the MLflow UI on loopback: --port N",
@@ -73,14 +74,20 @@ def _usage() -> None:
 
 def _stage(target: str, words: list[str]) -> int:
     from mad.config import split_flags
-    from mad.runtime import commands
+    from mad.runtime import commands, comparison
 
     asked = [w for w in words if w in ("-h", "--help")]
     flags = split_flags([w for w in words if w not in asked])
     if asked:
         from mad.terminal import options_help
 
-        options_help(f"mad {target}", COMMANDS[target], commands.help_options(target, flags))
+        groups = commands.help_options(target, flags)
+        if target == "report":
+            groups.insert(0, comparison.help_group())
+        options_help(f"mad {target}", COMMANDS[target], groups)
+        return 0
+    if target == "report" and comparison.asked(flags):
+        comparison.run(flags)
         return 0
     artifact = commands.run_stage(target, flags)
     if artifact is not None:

@@ -50,8 +50,7 @@ class Artifact:
         missing = [name for name in REQUIRED if not isinstance(meta, dict) or name not in meta]
         if missing:
             raise ArtifactError(f"{folder} is not an artifact: its {META} lacks {', '.join(missing)}")
-        kinds = {kind.stage: kind for kind in Artifact.__subclasses__()}
-        return kinds.get(meta["stage"], Artifact)(folder, meta)
+        return _kinds(Artifact).get(meta["stage"], Artifact)(folder, meta)
 
     @property
     def key(self) -> str:
@@ -74,6 +73,12 @@ class Artifact:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Map a safetensors payload file into memory; pages are read when touched and shared on a node."""
         return read_tensors(self.folder / name)
+
+
+def _kinds(base: type[Artifact]) -> dict[str, type[Artifact]]:
+    """Record types by stage."""
+    found = {kind.stage: kind for kind in base.__subclasses__()}
+    return {**found, **{name: kind for sub in found.values() for name, kind in _kinds(sub).items()}}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -149,12 +154,37 @@ class Split(Artifact):
         images = self._images["inputs"][source].float() / self.summary["scale"]
         changed = variant >= 0
         if bool(changed.any()):
-            images[changed] = self._images["variants"][variant[changed]]
+            images[changed] = self._variants(variant[changed])
         return images
+
+    def _variants(self, numbers: Tensor) -> Tensor:
+        return self._images["variants"][numbers]
 
     def column(self, name: str, rows: Tensor) -> Tensor:
         """One numeric or boolean column of the given rows as a tensor."""
         return torch.from_numpy(self.rows[name].to_numpy(copy=True)[rows.numpy()])
+
+
+class AttackedSplit(Split):
+    """Rows of a task with adversarial examples in place of those that were to be attacked."""
+
+    stage = "attack"
+
+    @cached_property
+    def _blocks(self) -> list[Tensor]:
+        """The variants of the task, then the adversarial examples, chunk by chunk: memory-mapped, never joined."""
+        names = sorted(n for n in self.meta["files"] if n.startswith("chunk-"))
+        return [self._images["variants"], *(self.tensors(name)["variants"] for name in names)]
+
+    def _variants(self, numbers: Tensor) -> Tensor:
+        ends = torch.tensor([len(block) for block in self._blocks]).cumsum(0)
+        owners = torch.searchsorted(ends, numbers, right=True)
+        found = torch.empty(len(numbers), *self.input_shape)
+        for owner in owners.unique().tolist():
+            mine = owners == owner
+            block = self._blocks[owner]
+            found[mine] = block[numbers[mine] - (int(ends[owner]) - len(block))]
+        return found
 
 
 class Checkpoint(Artifact):

@@ -254,9 +254,10 @@ class Option(NamedTuple):
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The docstrings under the fields of a dataclass; empty for one made at run time."""
+    """The docstrings under the fields of a dataclass and of those it derives from; empty for one made at run time."""
+    bases = [base for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
     try:
-        found = docstring_parser.parse_from_object(cls).params
+        found = [p for base in bases for p in docstring_parser.parse_from_object(base).params]
     except OSError:
         return {}
     return {p.arg_name: " ".join((p.description or "").split()) for p in found}

@@ -35,10 +35,18 @@ ChunkSetup = Callable[[dict[str, Any], str], ChunkWriter]
 class Launcher(Protocol):
     """Runs the heavy part of a stage in this process or on a cluster, with the same result."""
 
-    def train(self, loop: TrainLoop, payload: dict[str, Any], workers: Workers, epochs: int, name: str) -> Path:
+    def train(
+        self,
+        loop: TrainLoop,
+        payload: dict[str, Any],
+        workers: Workers,
+        epochs: int,
+        name: str,
+        what: str = "train",
+    ) -> Path:
         """Run ``loop(payload, worker)`` on every worker; return the folder of the last checkpoint.
 
-        ``payload`` is plain data; ``name`` is the run that a restart goes on with.
+        ``payload`` is plain data; ``name`` is the run that a restart goes on with; ``what`` is how progress is called.
         """
 
     def map_chunks(

@@ -86,7 +86,7 @@ def run_sweep(name: str, flags: dict[str, Any], show: bool = False) -> dict[str,
     if options.json:
         write_json(options.json, result)
     if show:
-        sweep_report.print_leaderboard(plan, result["leaderboard"], result["model"])
+        sweep_report.print_leaderboard(plan, result)
         _where(result, sweep.report_folder)
     return result
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -76,7 +77,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
     for name in columns:
         grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(number(cell) if not isinstance(cell, str) else cell for cell in row))
+        grid.add_row(*(escape(number(cell) if not isinstance(cell, str) else cell) for cell in row))
     if title:
         out.print(f"[bold]{title}[/bold]", soft_wrap=True)
     out.print(grid)

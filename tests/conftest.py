@@ -38,6 +38,14 @@ SMALL = {
 """Settings of the shared model: digits, a corner trigger, an MLP, no launcher."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the two test processes one gets the real Ray clusters, one after another; the other shares out the files."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAD_HOME", str(tmp_path / "home"))

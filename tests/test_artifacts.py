@@ -16,13 +16,14 @@ from mad.errors import ArtifactError, ConfigError
 def test_every_stage_has_its_record(world):
     kinds = {"prepare": Split, "train": Checkpoint, "extract": Features, "fit": FittedDetector}
     kinds |= {"detect": AnomalyScores, "report": Report}
-    assert {name: type(artifact) for name, artifact in world.artifacts.items()} == kinds
+    assert {a.meta["stage"]: type(a) for a in world.artifacts.values()} == kinds
     assert all(kind.stage == name for name, kind in kinds.items())
+    assert world.artifacts["attack"] is world.split  # handed on: a backdoor has no rows to attack
 
 
 def test_meta_data_say_where_it_comes_from(world):
-    for name, artifact in world.artifacts.items():
-        meta = artifact.meta
+    for artifact in world.artifacts.values():
+        meta, name = artifact.meta, artifact.meta["stage"]
         assert artifact.key.startswith(f"{name}-") and meta["seconds"] >= 0 and meta["versions"]["torch"]
         assert set(meta["files"]) | {"meta.json"} == {file.name for file in artifact.folder.iterdir()}
         assert meta["lineage"][name]["key"] == artifact.key and meta["lineage"][name]["config"] == meta["config"]

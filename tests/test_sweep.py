@@ -87,8 +87,12 @@ def test_a_killed_and_interrupted_sweep_goes_on_from_its_finished_trials(home, i
 
 def test_the_result_holds_what_programs_read(home, finished):
     assert set(finished) == {
-        *("sweep", "trials", "failed", "best", "leaderboard", "model", "seconds", "mlflow", "artifacts"),
+        *("sweep", "trials", "failed", "best", "leaderboard", "model", "subjects", "seconds", "mlflow", "artifacts"),
     }
+    (subject,) = finished["subjects"]
+    assert subject["model"] == finished["model"] and subject["config"] == {}
+    assert set(subject["ensemble"]) == {"detectors", "val_auroc", "auroc", "ap", "fpr95"}
+    assert subject["ensemble"]["val_auroc"] >= finished["best"]["val_auroc"]
     assert finished["sweep"] == "backdoor"
     for line in [finished["best"], *finished["leaderboard"]]:
         assert set(line) == {"detector", "config", "val_auroc", "auroc", "ap", "fpr95"}
@@ -107,7 +111,9 @@ def test_the_best_of_each_detector_was_chosen_on_validation_rows(home, finished)
     trials = pd.read_csv(folder / "trials.csv")
     best = trials.groupby("detector")["val_auroc"].max()
     assert {line["detector"]: line["val_auroc"] for line in finished["leaderboard"]} == pytest.approx(best.to_dict())
-    assert {p.name for p in folder.glob("*.png")} == {"leaderboard.png", "search.png", "training.png", "trigger.png"}
+    assert {p.name for p in folder.glob("*.png")} == {
+        f"{name}.png" for name in ("leaderboard", "search", "training", "trigger", "layers", "agreement")
+    }
     for line in finished["leaderboard"]:
         assert (folder / line["detector"] / "roc.png").stat().st_size > 5000
     said = (home / "log.txt").read_text()

@@ -10,103 +10,48 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mad.detectors._population import Batch, Population, flatten_positions, mean_per_row, predicted_class
 from mad.errors import DataError, FitError
-from mad.stats.gaussian import Moments, TiedMoments
+
+__all__ = [
+    "Batch",
+    "Detector",
+    "LayerwiseDetector",
+    "Population",
+    "Report",
+    "State",
+    "Subject",
+    "check_finite",
+    "check_population",
+    "flatten_positions",
+    "layer_widths",
+    "mean_per_row",
+    "predicted_class",
+]
 
 State = dict[str, Tensor]
 Report = Callable[[int, State], None]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Features of n rows.
+class Subject(Protocol):
+    """The model whose activations are judged; opened only when a detector asks."""
 
-    Attributes:
-        features: per layer (n, d), or (n, t, d) with positions; any float dtype.
-        logits: (n, k) outputs of the model, or None if they were not extracted.
-        mask: (n, t) bool, True where a position is real, for layers with positions.
-    """
+    @property
+    def model(self) -> nn.Module:
+        """The model in eval mode, inputs to (n, k) logits. Copy it before changing a weight."""
 
-    features: dict[str, Tensor]
-    logits: Tensor | None = None
-    mask: Tensor | None = None
-
-
-class Population:
-    """The rows a detector is fitted on, read batch by batch as often as needed.
-
-    Statistics that several detectors or configurations need are computed once and kept.
-    """
-
-    def __init__(self, batches: Sequence[Batch], name: str = "trusted"):
-        self.batches = batches
-        self.name = name
-        self._moments: dict[str, Moments] = {}
-        self._class_moments: dict[str, dict[int, Moments]] = {}
-        self._tied_moments: dict[str, TiedMoments] = {}
-
-    def __len__(self) -> int:
-        return sum(len(next(iter(b.features.values()))) for b in self.batches)
-
-    @cached_property
-    def layers(self) -> list[str]:
-        return list(self.batches[0].features) if len(self.batches) else []
-
-    def points(self, layer: str) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield (m, d) points of a layer (real positions become points) and their (m,) predicted classes."""
-        for batch in self.batches:
-            h, owner = _flatten(batch.features[layer], batch.mask)
-            classes = None if batch.logits is None else predicted_class(batch.logits)[owner]
-            yield h, classes
-
-    def rows(self, layer: str) -> Iterator[Tensor]:
-        """The (m, d) points alone."""
-        return (h for h, _ in self.points(layer))
-
-    def labelled_points(self, layer: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """The points and their predicted classes.
+    @property
+    def head(self) -> tuple[Tensor, Tensor]:
+        """(k, d) weight and (k,) bias of the last linear layer, from ``Batch.penultimate`` to the logits.
 
         Raises:
-            FitError: the rows carry no logits.
+            FitError: the model does not end in a linear layer.
         """
-        for h, classes in self.points(layer):
-            if classes is None:
-                raise FitError(f"{self.name} rows carry no logits: extract with --extract.logits true")
-            yield h, classes
-
-    def matrix(self, layer: str) -> Tensor:
-        """All points of a layer as one (m, d) float32 or float64 tensor; not copied if it is one batch."""
-        chunks = list(self.rows(layer))
-        h = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
-        return h if h.dtype in (torch.float32, torch.float64) else h.float()
-
-    def moments(self, layer: str) -> Moments:
-        """Count, mean and scatter of a layer, float64."""
-        if layer not in self._moments:
-            self._moments[layer] = Moments.of(self.rows(layer))
-        return self._moments[layer]
-
-    def class_moments(self, layer: str) -> dict[int, Moments]:
-        """The same for each predicted class, in ascending order."""
-        if layer not in self._class_moments:
-            present = {c for _, classes in self.labelled_points(layer) for c in classes.unique().tolist()}
-            self._class_moments[layer] = {
-                c: Moments.of(h[classes == c] for h, classes in self.labelled_points(layer)) for c in sorted(present)
-            }
-        return self._class_moments[layer]
-
-    def tied_moments(self, layer: str) -> TiedMoments:
-        """Means of the predicted classes and the scatter about them."""
-        if layer not in self._tied_moments:
-            self._tied_moments[layer] = TiedMoments.of(lambda: self.labelled_points(layer))
-        return self._tied_moments[layer]
 
 
 class Detector(ABC):
@@ -115,14 +60,16 @@ class Detector(ABC):
     Attributes say what a detector needs: ``fits_on`` names populations among ``trusted`` and ``untrusted``;
     ``needs`` is a subset of {"features", "logits", "head", "model"}, and an instance whose config asks for
     more than its class does says so in ``__init__``; ``trains_in_epochs`` is
-    True if ``fit`` calls ``report(epoch, state)`` after every epoch; ``supervised`` marks a skyline that saw
-    anomaly labels.
+    True if ``fit`` calls ``report(epoch, state)`` after every epoch; ``supervised`` marks a skyline that sees
+    the anomaly labels of ``Population.is_anomalous``. ``subject`` is set by whoever runs a detector that needs
+    the head or the model; it is no part of the state.
     """
 
     fits_on: ClassVar[tuple[str, ...]] = ("trusted",)
     needs: frozenset[str] = frozenset({"features"})
     trains_in_epochs: ClassVar[bool] = False
     supervised: ClassVar[bool] = False
+    subject: Subject | None = None
 
     def __init__(self, config: Any, state: State | None = None):
         self.config = config
@@ -188,7 +135,7 @@ class LayerwiseDetector(Detector):
     def score(self, batch: Batch) -> dict[str, Tensor]:
         scores = {}
         for layer, features in batch.features.items():
-            h, owner = _flatten(features, batch.mask)
+            h, owner = flatten_positions(features, batch.mask)
             check_finite(h, f"features of layer '{layer}'")
             state = self.layer_state(layer)
             width = int(state["width"])
@@ -196,13 +143,8 @@ class LayerwiseDetector(Detector):
                 raise FitError(f"layer '{layer}' has width {h.shape[1]}, fitted on width {width}")
             classes = None if batch.logits is None else predicted_class(batch.logits)[owner]
             points = self.score_layer(state, h, classes).double().contiguous()
-            scores[layer] = _mean_per_row(points, owner, len(features)) if features.ndim == 3 else points
+            scores[layer] = mean_per_row(points, owner, len(features)) if features.ndim == 3 else points
         return scores
-
-
-def predicted_class(logits: Tensor) -> Tensor:
-    """(n,) predicted classes of (n, k) logits; the sign of a single logit for k = 1."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
 
 
 def check_finite(h: Tensor, what: str) -> None:
@@ -222,7 +164,7 @@ def check_population(populations: dict[str, Population], name: str, at_least: in
         raise FitError(f"{name} rows: {rows} given, at least {at_least} needed")
     for batch in populations[name].batches:
         for layer, features in batch.features.items():
-            check_finite(_flatten(features, batch.mask)[0], f"{name} features of layer '{layer}'")
+            check_finite(flatten_positions(features, batch.mask)[0], f"{name} features of layer '{layer}'")
 
 
 def layer_widths(populations: Sequence[Population]) -> dict[str, int]:
@@ -238,22 +180,3 @@ def layer_widths(populations: Sequence[Population]) -> dict[str, int]:
     return found[0]
 
 
-def _flatten(h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(n, d) or (n, t, d) to (m, d) points and the (m,) row each belongs to."""
-    rows = torch.arange(len(h), device=h.device)
-    if h.ndim == 2:
-        return h, rows
-    if h.ndim != 3:
-        raise FitError(f"features must be (rows, d) or (rows, positions, d), got {tuple(h.shape)}: pool them")
-    real = torch.ones(h.shape[:2], dtype=torch.bool, device=h.device) if mask is None else mask.bool()
-    if real.shape != h.shape[:2]:
-        raise FitError(f"mask {tuple(real.shape)} does not match features {tuple(h.shape)}")
-    empty = int((~real.any(dim=1)).sum())
-    if empty:
-        raise FitError(f"{empty} rows have no real position: their mask is all False")
-    return h[real], rows[:, None].expand(-1, h.shape[1])[real]
-
-
-def _mean_per_row(points: Tensor, owner: Tensor, n: int) -> Tensor:
-    total = torch.zeros(n, dtype=torch.float64, device=points.device).index_add_(0, owner, points)
-    return total / torch.bincount(owner, minlength=n)

@@ -6,12 +6,12 @@ standard normal prior, both terms are sums, over coordinates and over latent dim
     loss(h) = ||x - decode(z)||^2 / 2 + beta KL(q(z|x) || N(0, I)),    z ~ q(z|x)
     score(h) = loss(h) at z = the posterior MEAN, divided by d
 
-so that a score is deterministic and layers of different widths compare.
+so that a score is deterministic and layers of different widths compare. Real positions are points of their own;
+a row scores the mean over its points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from mad.config import require
-from mad.detectors._base import LayerwiseDetector, Population, State
+from mad.detectors._base import Batch, Population, State, check_finite, flatten_positions, layer_widths, mean_per_row
+from mad.detectors._perceptron import dense, standardisation, standardise, standardised
+from mad.detectors._training import Objective, Step, TrainedDetector, check_training
 from mad.errors import FitError
 from mad.stats.gaussian import blocks
-from mad.stats.random import generator
-
-FLAT = 1e-3  # a coordinate's deviation counts as at least this part of the largest
+from mad.stats.random import generator, normal
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ class Config:
     """Passes over the trusted rows, at least 1."""
 
     batch_size: int = 128
-    """Rows per gradient step, at least 1."""
+    """Points per gradient step, over all workers together, at least 1."""
 
     lr: float = 1e-3
     """Learning rate of Adam, above 0."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("latent_dim", "hidden_dim", "epochs", "batch_size"):
+        for name in ("latent_dim", "hidden_dim"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.beta >= 0, f"beta must not be negative, got {self.beta}")
-        require(self.lr > 0, f"lr must be above 0, got {self.lr}")
+        check_training(self)
 
 
-class Detector(LayerwiseDetector):
+class Detector(TrainedDetector):
     """Negative evidence bound at the posterior mean, per coordinate.
 
     State per layer: ``mean`` and ``scale`` (d,) float64, and the weights and biases of the networks, float32.
@@ -67,65 +67,61 @@ class Detector(LayerwiseDetector):
         FitError: trusted rows that are all equal, or a loss that is no longer finite.
     """
 
-    trains_in_epochs = True
     config: Config
 
-    def fit_layer(self, layer: str, populations: dict[str, Population], seed: int) -> State:
-        """The tensors after the last epoch."""
-        *_, last = self.train_layer(layer, populations, seed)
-        return last
+    def objectives(self, populations: dict[str, Population], seed: int) -> dict[str, Objective]:
+        """The negative evidence bound of every layer."""
+        found: dict[str, Objective] = {}
+        for layer in layer_widths([populations["trusted"]]):
+            try:
+                found[f"{layer}/"] = EvidenceBound(populations["trusted"], layer, self.config, seed)
+            except FitError as error:
+                raise FitError(f"layer '{layer}': {error}") from None
+        return found
 
-    def train_layer(self, layer: str, populations: dict[str, Population], seed: int) -> Iterator[State]:
-        """Train on the trusted rows of a layer; yield a copy of the tensors after each epoch."""
-        moments = populations["trusted"].moments(layer)
-        deviation = moments.variance().sqrt()
-        if not deviation.max() > 0:
-            raise FitError("all trusted rows are equal: nothing to learn")
-        inputs = {"mean": moments.mean, "scale": deviation.clamp(min=float(FLAT * deviation.max()))}
-        points = blocks(populations["trusted"].rows(layer))
-        rows = torch.cat([_standardise(inputs, x).float() for x in points])
-        weights = _initial(rows.shape[1], self.config, generator(seed, "vae", layer, "weights"))
-        optimiser = torch.optim.Adam(weights.values(), lr=self.config.lr)
-        draws = generator(seed, "vae", layer, "draws")
-        for epoch in range(1, self.config.epochs + 1):
-            for index in torch.randperm(len(rows), generator=draws).split(self.config.batch_size):
-                noise = torch.randn(len(index), self.config.latent_dim, generator=draws)
-                loss = _loss(weights, rows[index], self.config.beta, noise).mean()
-                if not torch.isfinite(loss):
-                    raise FitError(f"the loss of epoch {epoch} is not finite: lower lr ({self.config.lr})")
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-            yield inputs | {name: w.detach().clone() for name, w in weights.items()}
-
-    def score_layer(self, state: State, h: Tensor, classes: Tensor | None) -> Tensor:
-        """(m,) scores of (m, d) points, computed in float64."""
-        weights = {name: t.double() for name, t in state.items()}
-        parts = [_loss(weights, _standardise(state, x), self.config.beta, None) for x in blocks([h])]
-        return torch.cat(parts) / h.shape[1] if parts else h.new_zeros(0, dtype=torch.float64)
+    def score(self, batch: Batch) -> dict[str, Tensor]:
+        scores = {}
+        for layer, features in batch.features.items():
+            h, owner = flatten_positions(features, batch.mask)
+            check_finite(h, f"features of layer '{layer}'")
+            weights = {name: t.double() for name, t in self.tensors(f"{layer}/").items()}
+            if not weights:
+                raise FitError(f"layer '{layer}' was not fitted")
+            width = len(weights["mean"])
+            if h.shape[1] != width:
+                raise FitError(f"layer '{layer}' has width {h.shape[1]}, fitted on width {width}")
+            parts = [bound(weights, standardise(weights, x), self.config.beta, None) for x in blocks([h])]
+            points = torch.cat(parts) / width if parts else h.new_zeros(0, dtype=torch.float64)
+            scores[layer] = mean_per_row(points, owner, len(features)) if features.ndim == 3 else points
+        return scores
 
 
-def _standardise(state: State, x: Tensor) -> Tensor:
-    return (x - state["mean"]) / state["scale"]
+class EvidenceBound(Objective):
+    """The loss of the autoencoder of one layer, on the points of the trusted rows."""
+
+    def __init__(self, trusted: Population, layer: str, config: Config, seed: int):
+        self.config = config
+        self.constants = standardisation(trusted.moments(layer))
+        self._points = torch.cat([standardised(self.constants, h) for h in trusted.rows(layer)])
+        self.rows = len(self._points)
+        self.initial = _initial(self._points.shape[1], config, generator(seed, "vae", layer, "weights"))
+
+    def losses(self, weights: State, step: Step) -> Tensor:
+        """(m,) losses at a draw from the posterior."""
+        noise = normal(step.seed, step.rows, self.config.latent_dim, torch.float32).to(step.group.device)
+        return bound(weights, step.here(self._points), self.config.beta, noise)
 
 
 def _initial(width: int, config: Config, draws: torch.Generator) -> State:
-    """Weights and biases, uniform within 1 / sqrt(inputs) of zero."""
-    shapes = {
-        "encoder": (config.hidden_dim, width),
-        "posterior": (2 * config.latent_dim, config.hidden_dim),
-        "decoder": (config.hidden_dim, config.latent_dim),
-        "output": (width, config.hidden_dim),
+    return {
+        **dense("encoder", width, config.hidden_dim, draws),
+        **dense("posterior", config.hidden_dim, 2 * config.latent_dim, draws),
+        **dense("decoder", config.latent_dim, config.hidden_dim, draws),
+        **dense("output", config.hidden_dim, width, draws),
     }
-    weights = {}
-    for name, (outputs, inputs) in shapes.items():
-        for part, shape in (("weight", (outputs, inputs)), ("bias", (outputs,))):
-            drawn = (2 * torch.rand(shape, generator=draws) - 1) / inputs**0.5
-            weights[f"{name}.{part}"] = drawn.requires_grad_()
-    return weights
 
 
-def _loss(weights: State, x: Tensor, beta: float, noise: Tensor | None) -> Tensor:
+def bound(weights: State, x: Tensor, beta: float, noise: Tensor | None) -> Tensor:
     """(m,) reconstruction + beta KL of (m, d) rows, at the posterior mean if ``noise`` is None."""
     hidden = silu(linear(x, weights["encoder.weight"], weights["encoder.bias"]))
     posterior = linear(hidden, weights["posterior.weight"], weights["posterior.bias"])

@@ -55,8 +55,9 @@ def capture(
     call: Callable[[], Any],
     stop_early: bool = False,
     reduce: Callable[[str, Tensor], Tensor] | None = None,
+    grad: bool = False,
 ) -> tuple[dict[str, Tensor], Any]:
-    """Run ``call`` without gradients and read activations of ``model`` on the way.
+    """Run ``call``, by default without gradients, and read activations of ``model`` on the way.
 
     Each value is what the module saw or gave at that moment, whatever edits it in place later. A module that
     gives a tuple, list or mapping (Hugging Face outputs) is read as its first tensor; an input is the first
@@ -72,21 +73,23 @@ def capture(
             must not be left half way.
         reduce: maps a name and its activation to what is kept, for example a pooling: it runs inside the
             hook, so that full activations of many layers need not be held at once.
+        grad: keep the graph where gradients are enabled, so that what is read can be differentiated with
+            respect to the inputs.
 
     Returns:
-        The detached tensors by name, in the order of ``names``, and what ``call`` returned (None if the pass
-        was ended early).
+        The tensors by name, detached unless ``grad``, in the order of ``names``, and what ``call`` returned
+        (None if the pass was ended early).
 
     Raises:
         ConfigError: a name of no module, a module that was not called, or one that holds no tensor there.
     """
-    reader = _Reader(list(dict.fromkeys(names)), stop_early, reduce)
+    reader = _Reader(list(dict.fromkeys(names)), stop_early, reduce, grad)
     handles: list[Any] = []
     result = None
     try:
         for name in reader.names:
             handles.append(_attach(model, name, reader))
-        with torch.no_grad():
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             result = call()
     except _Stop as stop:
         if stop is not reader.stop:
@@ -107,10 +110,11 @@ class _Stop(BaseException):
 class _Reader:
     """Keeps what the hooks see."""
 
-    def __init__(self, names: list[str], stop_early: bool, reduce: Callable[[str, Tensor], Tensor] | None):
+    def __init__(self, names: list[str], stop_early: bool, reduce: Callable[[str, Tensor], Tensor] | None, grad: bool):
         self.names = names
         self.stop_early = stop_early
         self.reduce = reduce
+        self.grad = grad
         self.seen: dict[str, Tensor] = {}
         self.stop = _Stop()
 
@@ -118,10 +122,15 @@ class _Reader:
         h = _first_tensor(value)
         if h is None:
             raise ConfigError(f"'{name}' cannot be read: it holds no tensor, but {type(value).__name__}")
-        h = h.detach()
-        kept = h if self.reduce is None else self.reduce(name, h).detach()
-        # A later in-place ReLU or residual sum would edit a value that shares its memory with the model's.
-        self.seen[name] = kept.clone() if _shares_memory(kept, h) else kept
+        if self.grad:
+            # Copied first: reduce may keep its argument for the way back, and a later layer may edit it in place.
+            h = h.clone()
+            self.seen[name] = h if self.reduce is None else self.reduce(name, h)
+        else:
+            h = h.detach()
+            kept = h if self.reduce is None else self.reduce(name, h).detach()
+            # A later in-place ReLU or residual sum would edit a value that shares its memory with the model's.
+            self.seen[name] = kept.clone() if _shares_memory(kept, h) else kept
         if self.stop_early and len(self.seen) == len(self.names):
             raise self.stop
 

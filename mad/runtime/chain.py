@@ -95,7 +95,9 @@ def run(engine: Engine, chain: Chain) -> dict[str, Artifact]:
     """Run (or find) every stage of a chain; artifacts by stage."""
     artifacts = dict(chain.given)
     for stage in chain.stages:
-        artifacts[stage.name] = engine.run(stage, stage_config(stage, chain.config), inputs_of(artifacts, stage))
+        config, inputs = stage_config(stage, chain.config), inputs_of(artifacts, stage)
+        passed = stage.passes(config)
+        artifacts[stage.name] = inputs[stage.hands_on] if passed else engine.run(stage, config, inputs)
     return artifacts
 
 
@@ -103,8 +105,8 @@ def keys(engine: Engine, chain: Chain) -> dict[str, str]:
     """The key of every stage of a chain, without running anything."""
     found = {name: artifact.key for name, artifact in chain.given.items()}
     for stage in chain.stages:
-        inputs = {name: found[parent] for name, parent in stage.inputs.items()}
-        found[stage.name] = engine.key(stage, stage_config(stage, chain.config), inputs)
+        config, inputs = stage_config(stage, chain.config), {n: found[parent] for n, parent in stage.inputs.items()}
+        found[stage.name] = inputs[stage.hands_on] if stage.passes(config) else engine.key(stage, config, inputs)
     return found
 
 
@@ -118,10 +120,12 @@ def open_reference(reference: str, stage: str, store: Store, settings: Settings)
         ArtifactError: nothing is found, or neither it nor an ancestor in the store was made by ``stage``.
     """
     artifact = find_reference(reference, store, settings)
-    made = artifact.meta["stage"]
-    if made == stage:
+    made, wanted = artifact.meta["stage"], load_stage(stage)
+    accepted = (stage, wanted.inputs.get(wanted.hands_on, stage))  # a stage may hand its input on as it is
+    if made in accepted:
         return artifact
-    ancestor = artifact.meta["lineage"].get(stage, {}).get("key")
+    lineage = artifact.meta["lineage"]
+    ancestor = next((lineage[name]["key"] for name in accepted if name in lineage), None)
     if ancestor is None or not store.has(ancestor):
         raise ArtifactError(f"'{reference}' was made by stage '{made}', an artifact of stage '{stage}' is needed")
     return store.open(ancestor)

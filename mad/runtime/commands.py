@@ -109,6 +109,7 @@ def print_plan(engine: Engine, keys: dict[str, str], force: frozenset[str]) -> N
     rows = [
         (name, key, "forced" if name in force else "done" if engine.store.has(key) else "to do")
         for name, key in keys.items()
+        if key.startswith(f"{name}-")  # not what a stage handed on
     ]
     terminal.table("Plan (nothing was started)", ("stage", "key", "state"), rows)
 

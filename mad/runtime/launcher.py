@@ -42,18 +42,25 @@ class AutoLauncher:
         """1 where this process lacks the GPU that the stage is to run on, else 0."""
         return int(self.device == "cuda" and not torch.cuda.is_available())
 
-    def train(self, loop: TrainLoop, payload: dict[str, Any], workers: Workers, epochs: int, name: str) -> Path:
+    def train(
+        self,
+        loop: TrainLoop,
+        payload: dict[str, Any],
+        workers: Workers,
+        epochs: int,
+        name: str,
+        what: str = "train",
+    ) -> Path:
         """See :class:`mad.context.Launcher`."""
         count = self.train_workers(workers)
         scratch = self._scratch(name)
         if count == 0:
-            return local.train_here(loop, payload, scratch, self.device, self.progress, epochs)
+            return local.train_here(loop, payload, scratch, self.device, self.progress, epochs, what)
         from mad.runtime.ray_train import train_on_ray
 
         use_gpu = self.device == "cuda"
-        return train_on_ray(
-            loop, payload, count, use_gpu, self._shared(payload["store"]), name, epochs, self.progress, scratch
-        )
+        storage = self._shared(payload["store"])
+        return train_on_ray(loop, payload, count, use_gpu, storage, name, epochs, self.progress, scratch, what)
 
     def map_chunks(
         self,

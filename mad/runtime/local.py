@@ -22,8 +22,8 @@ class LocalWorker:
     rank = 0
     world_size = 1
 
-    def __init__(self, scratch: Path, device: str, progress: Progress, epochs: int):
-        self.scratch, self.device, self.progress, self.epochs = scratch, device, progress, epochs
+    def __init__(self, scratch: Path, device: str, progress: Progress, epochs: int, what: str = "train"):
+        self.scratch, self.device, self.progress, self.epochs, self.what = scratch, device, progress, epochs, what
 
     def resume_folder(self) -> Path | None:
         """The last complete checkpoint."""
@@ -45,14 +45,20 @@ class LocalWorker:
             shutil.rmtree(unfinished, ignore_errors=True)
         for folder in before:
             shutil.rmtree(folder)
-        self.progress.update("train", number, self.epochs, metrics)
+        self.progress.update(self.what, number, self.epochs, metrics)
 
 
 def train_here(
-    loop: TrainLoop, payload: dict[str, Any], scratch: Path, device: str, progress: Progress, epochs: int
+    loop: TrainLoop,
+    payload: dict[str, Any],
+    scratch: Path,
+    device: str,
+    progress: Progress,
+    epochs: int,
+    what: str = "train",
 ) -> Path:
     """Run a training loop in this process; returns the folder of the last checkpoint."""
-    worker = LocalWorker(scratch, device, progress, epochs)
+    worker = LocalWorker(scratch, device, progress, epochs, what)
     loop(payload, worker)
     folder = worker.resume_folder()
     if folder is None:

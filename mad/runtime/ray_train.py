@@ -25,12 +25,12 @@ MAX_FAILURES = 5
 class RayWorker:
     """One process of a Ray Train group."""
 
-    def __init__(self, queue: Queue | None, total: int):
+    def __init__(self, queue: Queue | None, total: int, what: str = "train"):
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = str(get_device())
-        self._queue, self._total, self._done = queue, total, 0
+        self._queue, self._total, self._what, self._done = queue, total, what, 0
 
     def resume_folder(self) -> Path | None:
         """A local copy of the last registered checkpoint."""
@@ -51,7 +51,7 @@ class RayWorker:
             save(Path(name))
             (Path(name) / "step").write_text(str(self._done))
             ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(name))
-        self.tell("train", self._done, self._total, metrics)
+        self.tell(self._what, self._done, self._total, metrics)
 
     def tell(self, what: str, done: int | None, total: int, figures: Metrics | None = None) -> None:
         """Send progress to the driver."""
@@ -68,6 +68,7 @@ def run_group(
     name: str,
     total: int,
     progress: Progress,
+    what: str = "train",
 ) -> ray.train.Result:
     """Run ``loop(payload, worker)`` on every worker of a group.
 
@@ -82,7 +83,7 @@ def run_group(
     queue = Queue(actor_options={"num_cpus": 0})
 
     def on_worker(config: dict[str, Any]) -> None:
-        loop(config, RayWorker(queue, total))
+        loop(config, RayWorker(queue, total, what))
 
     # Ray declares the second option on the class that this name becomes at run time.
     failures = FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=1)  # type: ignore[call-arg]
@@ -137,9 +138,10 @@ def train_on_ray(
     epochs: int,
     progress: Progress,
     scratch: Path,
+    what: str = "train",
 ) -> Path:
     """Train on a group; returns a local folder with the last checkpoint."""
-    result = run_group(loop, payload, workers, use_gpu, storage, name, epochs, progress)
+    result = run_group(loop, payload, workers, use_gpu, storage, name, epochs, progress, what)
     if result.checkpoint is None:
         raise RuntimeError("the training group reported no checkpoint")
     shutil.rmtree(scratch, ignore_errors=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from mad.runtime.cluster import check_capacity, connect
 from mad.runtime.study import Study, distribution
-from mad.runtime.trial import Job, Row, bare_row, run_trial
+from mad.runtime.trial import Job, Row, Work, bare_row, run_trial
 from mad.stats.random import derive
 
 OnRow = Callable[[Row], None]
@@ -25,32 +26,28 @@ MAX_FAILURES = 3
 """Times a trial whose process died is run again."""
 GRACE = 2
 """Epochs every trial gets before ASHA may stop it."""
+EPOCHS = 10_000
+"""More than any detector trains; ASHA wants a number."""
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _job(text: str) -> Job:
     return Job.from_json(text)
 
 
-def _bundle(params: dict[str, Any]) -> None:
-    """Trainable: the configurations of one bundle, one row each."""
-    job = _job(params["job"])
-    rows = [run_trial(job, overrides) for overrides in json.loads(params["configs"])]
+def _configurations(params: dict[str, Any]) -> None:
+    """Trainable: the configurations of one bundle, a row each; one that trains in epochs reports each of them."""
+    rows = []
+    for work in _work(params):
+        report = (lambda epoch, figures: tune.report({**figures, "epoch": epoch})) if work.in_epochs else None
+        rows.append(run_trial(_job(work.job), work.overrides, report))
     tune.report({"rows": json.dumps(rows), params["metric"]: _best(rows, params)})
-
-
-def _epochs(params: dict[str, Any]) -> None:
-    """Trainable: one configuration that trains in epochs and reports each, so that ASHA can stop it."""
-    job = _job(params["job"])
-    (overrides,) = json.loads(params["configs"])
-    row = run_trial(job, overrides, lambda epoch, figures: tune.report({**figures, "epoch": epoch}))
-    tune.report({"rows": json.dumps([row]), params["metric"]: _best([row], params)})
 
 
 def _suggested(params: dict[str, Any]) -> None:
     """Trainable: one configuration that the search algorithm chose."""
-    (overrides,) = _overrides(params)
-    row = run_trial(_job(params["job"]), overrides)
+    (work,) = _work(params)
+    row = run_trial(_job(work.job), work.overrides)
     tune.report({"rows": json.dumps([row]), params["metric"]: _best([row], params)})
 
 
@@ -82,22 +79,52 @@ def slots(study: Study) -> int:
     return study.concurrency or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def run_bundles(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> None:
-    """Run closed-form configurations, many to a trial."""
+class _Rivals(FIFOScheduler):
+    """ASHA (1810.05934) among configurations of one detector on one set of features.
+
+    Across detectors it would drop a method for being slow to learn, or for having a harder task.
+    """
+
+    def __init__(self, study: Study):
+        super().__init__()
+        self._new = partial(ASHAScheduler, "training_iteration", study.metric, study.mode, EPOCHS, GRACE)
+        self._asha: dict[tuple[str, str], ASHAScheduler] = {}
+        self._plain = FIFOScheduler()
+
+    def _of(self, trial: Any) -> FIFOScheduler:
+        """The scheduler of a trial; what does not train in epochs just runs."""
+        work = _work(trial.config)[0]
+        if not work.in_epochs:
+            return self._plain
+        if work.label not in self._asha:
+            self._asha[work.label] = self._new()
+        return self._asha[work.label]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return self._of(trial).on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+
+def run_all(study: Study, work: Sequence[Work], folder: Path, on_row: OnRow) -> None:
+    """Run configurations: closed forms many to a trial, what trains in epochs one to a trial and under ASHA."""
     at_once = slots(study)
-    size = study.bundle or min(BUNDLE, math.ceil(len(configs) / (4 * at_once)))
-    bundles = [json.dumps(configs[i : i + size]) for i in range(0, len(configs), size)]
-    space = {**_constants(study, job), "configs": tune.grid_search(bundles)}
-    _fit(_bundle, study, space, folder / "bundles", on_row, at_once)
-
-
-def run_epochs(study: Study, job: Job, configs: list[dict[str, Any]], folder: Path, on_row: OnRow) -> None:
-    """Run configurations that train in epochs under ASHA (1810.05934), which stops the poor ones early."""
-    scheduler = ASHAScheduler(
-        time_attr="training_iteration", metric=study.metric, mode=study.mode, grace_period=GRACE, max_t=10_000
-    )
-    space = {**_constants(study, job), "configs": tune.grid_search([json.dumps([config]) for config in configs])}
-    _fit(_epochs, study, space, folder / "epochs", on_row, slots(study), scheduler=scheduler)
+    alone = [[one] for one in work if one.in_epochs]
+    quick = [one for one in work if not one.in_epochs]
+    size = study.bundle or max(1, min(BUNDLE, math.ceil(len(quick) / (4 * at_once))))
+    bundles = [quick[i : i + size] for i in range(0, len(quick), size)]
+    # The long ones first, so that none is left over at the end.
+    texts = [json.dumps([asdict(one) for one in bundle]) for bundle in alone + bundles]
+    space = {**_constants(study), "work": tune.grid_search(texts)}
+    scheduler = _Rivals(study) if alone else None
+    _fit(_configurations, study, space, folder / "trials", on_row, at_once, scheduler=scheduler)
 
 
 def run_optuna(study: Study, job: Job, seed: int, done: int, folder: Path, on_row: OnRow) -> None:
@@ -109,7 +136,7 @@ def run_optuna(study: Study, job: Job, seed: int, done: int, folder: Path, on_ro
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
     search = OptunaSearch(
-        space=partial(_suggest, study=study, constants=_constants(study, job)),
+        space=partial(_suggest, study=study, constants={**_constants(study), "job": job.to_json()}),
         metric=study.metric,
         mode=study.mode,
         seed=derive(seed, "optuna", done) % 2**32,
@@ -136,12 +163,8 @@ def _suggest(trial: Any, study: Study, constants: dict[str, Any]) -> dict[str, A
     return constants
 
 
-def _constants(study: Study, job: Job) -> dict[str, Any]:
-    return {
-        "job": job.to_json(),
-        "metric": study.metric,
-        "worst": -math.inf if study.mode == "max" else math.inf,
-    }
+def _constants(study: Study) -> dict[str, Any]:
+    return {"metric": study.metric, "worst": -math.inf if study.mode == "max" else math.inf}
 
 
 def _fit(
@@ -179,20 +202,21 @@ def _fit(
     results = tuner.fit()
     for result in (results[i] for i in range(len(results))):
         if "rows" not in (result.metrics or {}):
-            for overrides in _overrides(result.config or {}):
-                on_row(_rowless(overrides, result))
+            for work in _work(result.config or {}):
+                on_row(_rowless(work, result))
 
 
-def _overrides(params: dict[str, Any]) -> list[dict[str, Any]]:
+def _work(params: dict[str, Any]) -> list[Work]:
     """The configurations of a trial, from its parameters."""
-    if "configs" in params:
-        return json.loads(params["configs"])
-    return [params[str(params["space"])]]
+    if "work" in params:
+        return [Work(**one) for one in json.loads(params["work"])]
+    return [Work(params["job"], params[str(params["space"])], in_epochs=False)]
 
 
-def _rowless(overrides: dict[str, Any], result: tune.Result) -> Row:
+def _rowless(work: Work, result: tune.Result) -> Row:
+    row = {**bare_row(work.overrides), "features": work.label[0]}
     reached = {k: v for k, v in (result.metrics or {}).items() if k.startswith("val_") or k == "epoch"}
     if result.error is None and reached:
-        return {**bare_row(overrides), **reached, "status": "stopped"}
+        return {**row, **reached, "status": "stopped"}
     error = str(result.error).strip().splitlines()[-1] if result.error else "the trial gave no result"
-    return {**bare_row(overrides), "status": "failed", "error": error}
+    return {**row, "status": "failed", "error": error}

@@ -35,7 +35,7 @@ class Trial:
 
 @dataclass
 class Group:
-    """The trials that read the same features, the chain that makes these, and what was searched in it."""
+    """The trials on one subject: those that read the same features, what makes these, what was searched in it."""
 
     chain: Chain
     keys: dict[str, str]
@@ -47,6 +47,11 @@ class Group:
     def todo(self) -> list[Trial]:
         """Trials that are not done."""
         return [trial for trial in self.trials.values() if not trial.done]
+
+    @property
+    def label(self) -> str:
+        """What was searched in the shared stages, in words; empty where nothing was."""
+        return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in self.shared.items())
 
 
 @dataclass
@@ -140,6 +145,8 @@ def lines(plan: Plan, engine: Engine) -> Iterator[tuple[str, str, str]]:
     """Rows of the plan's table: stage, key, state."""
     for group in plan.groups.values():
         for name, key in group.keys.items():
+            if not key.startswith(f"{name}-"):  # what a stage handed on
+                continue
             yield name, key, "forced" if name in engine.force else "done" if engine.store.has(key) else "to do"
         todo = len(group.todo)
         if plan.study.algorithm == "optuna":

@@ -24,6 +24,7 @@ from mad.runtime.settings import Settings
 from mad.runtime.tracking import flat
 from mad.stages import detect
 from mad.stages._base import chain_config, load_stage, sections, stage_config
+from mad.stages._subject import Subject
 from mad.stages.fit import new_detector
 from mad.store import Store
 
@@ -84,6 +85,26 @@ class Job:
         return fitted, self.engine.key(scores, stage_config(scores, config), inputs)
 
 
+@dataclass(frozen=True)
+class Work:
+    """One configuration to try.
+
+    Attributes:
+        job: JSON of the :class:`Job` it belongs to.
+        overrides: dotted name to value.
+        in_epochs: whether its detector trains in epochs and reports after each.
+    """
+
+    job: str
+    overrides: dict[str, Any]
+    in_epochs: bool
+
+    @property
+    def label(self) -> tuple[str, str]:
+        """Features and detector: configurations with the same label are rivals."""
+        return json.loads(self.job)["features"], bare_row(self.overrides)["detector"]
+
+
 def run_trial(
     job: Job, overrides: dict[str, Any], report: Callable[[int, dict[str, float]], None] | None = None
 ) -> Row:
@@ -101,14 +122,14 @@ def run_trial(
     try:
         config = job.chain(overrides)
         torch.set_num_threads(1)
-        job.engine.on_epoch = _measured(job, config, report) if report else None
+        job.engine.on_epoch = _measured(job, config, report) if report else _unheard
         fitted = _run(job, "fit", config, {"features": job.artifact})
         scores = _run(job, "detect", config, {"features": job.artifact, "fitted": fitted})
     except MadError as error:
-        return _failed(overrides, " ".join(str(error).split()), begun)
+        return _failed(job, overrides, " ".join(str(error).split()), begun)
     except Exception:  # a bug in one configuration must not cost the others of its bundle; the sweep reports it
-        return _failed(overrides, traceback.format_exc(), begun)
-    return {**row_of(scores, config, fitted.key), "seconds": time.monotonic() - begun}
+        return _failed(job, overrides, traceback.format_exc(), begun)
+    return {**row_of(scores, config, fitted.key), "features": job.features, "seconds": time.monotonic() - begun}
 
 
 def row_of(scores: Artifact, config: Any, fitted: str) -> Row:
@@ -117,6 +138,7 @@ def row_of(scores: Artifact, config: Any, fitted: str) -> Row:
         **describe(config),
         **{f"val_{name}": scores.summary[name] for name in detect.METRICS},
         "status": "done",
+        "supervised": scores.summary["supervised"],
         "fit": fitted,
         "detect": scores.key,
         "seconds": scores.meta["seconds"],
@@ -148,13 +170,20 @@ def bare_row(overrides: dict[str, Any]) -> Row:
     return {"detector": name, "config": {k: v for k, v in overrides.items() if k != "detector"}}
 
 
-def _failed(overrides: dict[str, Any], error: str, begun: float) -> Row:
-    return {**bare_row(overrides), "status": "failed", "error": error, "seconds": time.monotonic() - begun}
+def _failed(job: Job, overrides: dict[str, Any], error: str, begun: float) -> Row:
+    facts = {"features": job.features, "error": error, "seconds": time.monotonic() - begun}
+    return {**bare_row(overrides), "status": "failed", **facts}
+
+
+def _unheard(epoch: int, state: Any) -> None:
+    """Listening to epochs keeps the fit in this process: a group would wait for CPUs that other trials hold."""
 
 
 def _measured(job: Job, config: Any, report: Callable[[int, dict[str, float]], None]) -> Callable[[int, Any], None]:
+    subject = Subject(job.artifact, job.engine.store, job.device)
+
     def on_epoch(epoch: int, state: Any) -> None:
-        detector = new_detector(config.detector)
+        detector = new_detector(config.detector, subject)
         detector.state = dict(state)
         table = detect.score_rows(detector, job.artifact, config.detect)
         figures = detect.measure(table, config.detect, config.seed)["metrics"]["score"]

@@ -30,6 +30,8 @@ class Stage:
         version: bumped when the meaning changes in a way the code digest cannot see.
         identity: plain JSON that enters the key beside the config: digests of external data, worker counts
             that change bits. Called with the config and the number of workers.
+        passes: whether a config asks nothing of the stage; its result is then the input ``hands_on`` itself.
+        hands_on: name of that input.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Stage:
     run: Callable[[Any, dict[str, Any], Context], None]
     version: int = 1
     identity: Callable[[Any, int], dict[str, Any]] = field(default=lambda config, workers: {})
+    passes: Callable[[Any], bool] = field(default=lambda config: False)
+    hands_on: str = ""
 
 
 def load_stage(name: str) -> Stage:

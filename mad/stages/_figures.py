@@ -33,6 +33,8 @@ BLACK, GREY, FAINT = "#000000", "#808080", "#E6E6E6"
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 PURPLE, ORANGE, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+MOST_NAMES = 12
+"""layers named on an axis; more are numbered"""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 # viridis rises in lightness alike for all eyes; its last tenth is yellow and too faint for lines on white.
@@ -113,6 +115,37 @@ def plain(text: object, limit: int = 24) -> str:
     return words.replace("$", r"\$")
 
 
+def short_names(layers: list[str], limit: int = 26) -> dict[str, str]:
+    """Names of layers for labels; long ones lose the dotted ends that all share."""
+    names = [layer.split(".") for layer in layers]
+    head = tail = ""
+    while len(names) > 1 and max(len(".".join(name)) for name in names) > limit - 2:
+        cuttable = min(map(len, names)) > 1
+        shared = [end for end in (-1, 0) if cuttable and len({name[end] for name in names}) == 1]
+        if -1 in shared:
+            names, tail = [name[:-1] for name in names], "…"
+        elif 0 in shared:
+            names, head = [name[1:] for name in names], "…"
+        else:
+            break
+    shown = [plain(f"{head}{'.'.join(name)}{tail}", limit) for name in names]
+    return dict(zip(layers, shown, strict=True))
+
+
+def layer_axis(panel: Axes, layers: list[str]) -> None:
+    """Layers along the horizontal axis: by name, or by number where there are many."""
+    panel.set_xlim(-0.6, len(layers) - 0.4)
+    if len(layers) <= MOST_NAMES:
+        slanted = len(layers) > 3
+        turned: dict[str, Any] = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        panel.set_xticks(range(len(layers)), list(short_names(layers, 20).values()), **turned)
+        panel.tick_params(axis="x", length=0)
+        return
+    panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + 1:.0f}"))
+    panel.set_xlabel("layer, first to last")
+
+
 def rate(number: float) -> str:
     """Four decimals that never round to a perfect 0 or 1 what is not."""
     if not np.isfinite(number):
@@ -139,7 +172,7 @@ def scale_auroc(panel: Axes, axis: Literal["x", "y"], values: np.ndarray, name: 
     limits, label = getattr(panel, f"set_{axis}lim"), getattr(panel, f"set_{axis}label")
     gaps = 1 - values[values < 1]
     if not len(gaps) or np.median(values) <= 0.9:
-        low = float(values.min()) if len(values) else 0.5
+        low = min(float(values.min()), 0.9) if len(values) else 0.5
         limits(max(0.0, low - 0.08 * (1.02 - low)), 1.0)
         label(name)
         return

@@ -58,18 +58,23 @@ def _answer(row: pd.Series[Any], class_names: list[str]) -> str:
     return plain(label) if label == true else f"{plain(true, 10)} → {plain(label, 10)}"
 
 
+def triggered_rows(split: Split) -> pd.DataFrame:
+    """Rows that carry what makes them anomalous; decoys and controls carry something else."""
+    return split.rows[(split.rows["variant"] >= 0) & split.rows["is_anomalous"]]
+
+
 @style()
 def trigger_figure(split: Split, columns: int = 8) -> Figure:
     """Clean inputs, the same inputs with the trigger, and the difference, for up to ``columns`` rows.
 
     Args:
-        split: rows of a task; those with ``variant >= 0`` carry the trigger.
+        split: rows of a task; anomalous ones with ``variant >= 0`` carry the trigger (decoys and controls do not).
         columns: inputs shown, of as many classes as there are.
 
     Raises:
         DataError: no row carries a trigger.
     """
-    table = split.rows[split.rows["variant"] >= 0].drop_duplicates("source")
+    table = triggered_rows(split).drop_duplicates("source")
     if table.empty:
         raise DataError("no row of this split carries a trigger (variant >= 0)")
     turn = table.groupby("clean_label").cumcount()
@@ -78,7 +83,8 @@ def trigger_figure(split: Split, columns: int = 8) -> Figure:
     clean = split.inputs(_indices(table["source"])).float() / split.summary["scale"]
     change = triggered - clean
     most = float(change.abs().max())
-    strips = {"clean": clean, "with trigger": triggered, "difference": 0.5 + change / (2 * max(most, 1e-12))}
+    name = "attacked" if split.stage == "attack" else "with trigger"
+    strips = {"clean": clean, name: triggered, "difference": 0.5 + change / (2 * max(most, 1e-12))}
     figure = new_figure(PAGE_WIDTH * (0.3 + 0.7 * len(table) / max(columns, len(table))), 3.0)
     grid = figure.subplots(3, len(table), squeeze=False)
     for panels, (name, images) in zip(grid, strips.items(), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -15,11 +16,15 @@ from mad.context import Context
 from mad.detectors._base import Detector
 from mad.stages._base import Stage
 from mad.stages._populations import batches, chosen_layers
+from mad.stages._subject import Subject
 from mad.stages.fit import load_detector
 from mad.stats import conformal, roc
 from mad.stats.random import derive
 
 METRICS = ("auroc", "ap", "fpr95")
+COLUMNS = ("id", "part", "label", "clean_label", "is_anomalous")
+CONTROL = "control"
+"""Part, and column of kinds, of rows that are unusual but benign: new to the detector, without the mechanism."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +60,27 @@ class Config:
 
 def layer_scores(detector: Detector, features: Features, part: str, layers: list[str]) -> dict[str, Tensor]:
     """(n,) float64 scores per layer of the rows of a part."""
-    found = [detector.score(batch) for batch in batches(features, part, layers)]
+    assert detector.subject is None or isinstance(detector.subject, Subject)
+    found = [detector.score(batch) for batch in batches(features, part, layers, detector.subject)]
     return {layer: torch.cat([scores[layer] for scores in found]) for layer in found[0]}
 
 
 def score_rows(detector: Detector, features: Features, options: Options) -> pd.DataFrame:
-    """Scores of the held-out trusted rows and of the part asked for.
+    """Scores of the held-out trusted rows, of the part asked for, and of the controls of test rows.
 
     Returns:
-        One line per row: id, part, label, clean_label, is_anomalous, ``score/<layer>`` and ``score``.
+        One line per row: id, part, label, clean_label, is_anomalous, ``control`` (the kind of control; only where
+        there are controls), ``score/<layer>`` and ``score``.
     """
     layers = chosen_layers(features, options.layers)
     calibration = layer_scores(detector, features, "calibration", layers)
+    controlled = options.part == "test" and CONTROL in set(features.rows["part"])
+    columns = [*COLUMNS, CONTROL] if controlled else [*COLUMNS]
     tables = []
-    for part in ("calibration", options.part):
+    for part in ("calibration", options.part, CONTROL) if controlled else ("calibration", options.part):
         start, stop = features.bounds(part)
         scores = calibration if part == "calibration" else layer_scores(detector, features, part, layers)
-        table = features.rows.iloc[start:stop][["id", "part", "label", "clean_label", "is_anomalous"]].copy()
+        table = features.rows.iloc[start:stop][columns].copy()
         for layer, values in scores.items():
             table[f"score/{layer}"] = values.numpy()
         joint = conformal.aggregate(scores, calibration, options.aggregation, options.standardize)
@@ -84,7 +93,8 @@ def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
     """Figures of every score column on the part asked for, the threshold and its realised rates.
 
     Returns:
-        ``metrics`` (column to auroc, ap, fpr95), ``intervals`` (the same, to [low, high]), ``threshold``.
+        ``metrics`` (column to auroc, ap, fpr95), ``intervals`` (the same, to [low, high]), ``threshold``, and
+        ``controls`` (kind to figures, see :func:`measure_controls`) where there are any.
 
     Raises:
         DataError: the rows are all normal or all anomalous.
@@ -106,9 +116,11 @@ def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
     trusted = torch.from_numpy(table.loc[table["part"] == "calibration", "score"].to_numpy(copy=True))
     threshold = roc.threshold_at_fpr(trusted, options.false_positive_rate)
     joint = scores[:, columns.index("score")]
+    controls = measure_controls(table, options, threshold)
     return {
         "metrics": figures,
         "intervals": intervals,
+        **({"controls": controls} if controls else {}),
         "threshold": {
             "score": threshold,
             "false_positive_rate": options.false_positive_rate,
@@ -117,6 +129,38 @@ def measure(table: pd.DataFrame, options: Options, seed: int) -> dict[str, Any]:
             "trusted_rows": len(trusted),
         },
     }
+
+
+def measure_controls(table: pd.DataFrame, options: Options, threshold: float) -> dict[str, dict[str, Any]]:
+    """How the aggregate treats rows that are unusual but benign: a detector of the mechanism passes them.
+
+    Returns:
+        By kind: ``rows``; ``auroc_anomalous_against_control`` (1: anomalous rows score above all controls) with
+        its DeLong interval if intervals are asked for; ``auroc_control_against_clean`` (0.5: controls pass for
+        clean rows; 1: mere novelty is scored); ``flagged``, the share of controls above the threshold.
+    """
+    if CONTROL not in table:
+        return {}
+    rows = table[table["part"] == options.part]
+    found: dict[str, dict[str, Any]] = {}
+    anomalous = rows["is_anomalous"].to_numpy(bool)
+    for kind, controls in table[table["part"] == CONTROL].groupby(CONTROL, sort=False):
+        scores = controls["score"].to_numpy()
+        against = _pooled(rows["score"].to_numpy()[anomalous], scores)
+        found[str(kind)] = {
+            "rows": len(scores),
+            "auroc_anomalous_against_control": roc.auroc(*against),
+            "auroc_control_against_clean": roc.auroc(*_pooled(scores, rows["score"].to_numpy()[~anomalous])),
+            "flagged": roc.rate_above(torch.from_numpy(scores.copy()), threshold),
+        }
+        if options.bootstrap and min(len(scores), anomalous.sum()) > 1:
+            found[str(kind)]["auroc_anomalous_against_control_delong"] = list(roc.delong(*against)[1:])
+    return found
+
+
+def _pooled(positive: np.ndarray, negative: np.ndarray) -> tuple[Tensor, Tensor]:
+    scores = torch.from_numpy(np.concatenate([positive, negative]))
+    return scores, torch.arange(len(scores)) < len(positive)
 
 
 def write(table: pd.DataFrame, figures: dict[str, Any], config: Config, context: Context) -> None:
@@ -132,16 +176,26 @@ def write(table: pd.DataFrame, figures: dict[str, Any], config: Config, context:
         f"{prefix}realized_fpr": threshold["realized_false_positive_rate"],
         f"{prefix}tpr": threshold["true_positive_rate"],
     }
-    context.summary |= {"part": config.detect.part, **figures["metrics"]["score"], "threshold": threshold}
+    for name, (low, high) in figures["intervals"].get("score", {}).items():
+        if name in METRICS:
+            context.metrics |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+    controls = {
+        f"control_{kind}_{name}": values[figure]
+        for kind, values in figures.get("controls", {}).items()
+        for name, figure in (("auroc", "auroc_anomalous_against_control"), ("flagged", "flagged"))
+    }
+    context.metrics |= controls
+    context.summary |= {"part": config.detect.part, **figures["metrics"]["score"], **controls, "threshold": threshold}
 
 
 def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     """Score, measure and write."""
     fitted: FittedDetector = inputs["fitted"]
     _check_same_features(inputs["features"], fitted)
-    table = score_rows(load_detector(fitted), inputs["features"], config.detect)
+    subject = Subject(inputs["features"], context.draft.store, context.device)
+    table = score_rows(load_detector(fitted, subject), inputs["features"], config.detect)
     write(table, measure(table, config.detect, config.seed), config, context)
-    context.summary["detector"] = fitted.summary["detector"]
+    context.summary |= {"detector": fitted.summary["detector"], "supervised": bool(fitted.summary.get("supervised"))}
 
 
 def _check_same_features(features: Features, fitted: FittedDetector) -> None:

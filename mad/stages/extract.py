@@ -19,13 +19,12 @@ from mad.config import placement, require, to_data
 from mad.context import Context
 from mad.models.capture import capture, resolve
 from mad.models.classifier import Classifier
+from mad.models.head import head_name
 from mad.models.load import load_classifier
 from mad.models.pooling import check_how, pool
 from mad.stages._base import Stage
 from mad.store import Store
 from mad.tasks._base import PARTS
-
-RESERVED = ("logits", "mask")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class Options:
     channel_axis: int = 1
     """axis of the channels in convolution maps, counting the batch as axis 0"""
     logits: bool = True
-    """keep the logits; without them the forward pass stops after the last hook"""
+    """keep the logits, and what goes into the linear layer that gives them (for detectors that need the head);
+    without them the forward pass stops after the last hook"""
     parts: list[str] = field(default_factory=lambda: [p for p in PARTS if p != "train"])
     """parts of the split"""
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep"
@@ -86,13 +86,14 @@ def chunk_worker(payload: dict[str, Any], device: str) -> Callable[[int, Path], 
     split = store.open(payload["split"], Split, check=False)
     model = load_classifier(store.open(payload["checkpoint"], Checkpoint, check=False).folder, device)
     names = resolve(model.network, options.layers or _recommended(payload["model"]))
+    head = head_name(model, split.input_shape) if options.logits else None
     rows = rows_of_parts(split, options.parts)
     dtype = None if options.dtype == "keep" else getattr(torch, options.dtype)
 
     def extract(number: int, path: Path) -> None:
         mine = rows[number * options.chunk_rows : (number + 1) * options.chunk_rows]
         batches = [
-            _features(model, names, split.images(batch).to(device), options, dtype)
+            _features(model, names, head, split.images(batch).to(device), options, dtype)
             for batch in mine.split(options.batch_size)
         ]
         tensors = {name: torch.cat([b[name] for b in batches]) for name in batches[0]}
@@ -102,14 +103,23 @@ def chunk_worker(payload: dict[str, Any], device: str) -> Callable[[int, Path], 
 
 
 def _features(
-    model: Classifier, names: list[str], images: Tensor, options: Options, dtype: torch.dtype | None
+    model: Classifier, names: list[str], head: str | None, images: Tensor, options: Options, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    def reduce(name: str, h: Tensor) -> Tensor:
-        pooled = pool(h, None, options.pool, options.channel_axis if h.ndim == 4 else None)
-        return (pooled if dtype is None else pooled.to(dtype)).cpu().contiguous()
+    before = f"{head}.input"
 
-    stop_early = not options.logits
-    features, logits = capture(model.network, names, lambda: model(images), stop_early=stop_early, reduce=reduce)
+    def store(h: Tensor) -> Tensor:
+        return (h if dtype is None else h.to(dtype)).cpu().contiguous()
+
+    def reduce(name: str, h: Tensor) -> Tensor:
+        if name == before:  # as it is: from it the head makes the logits
+            return h.float().cpu().contiguous()
+        return store(pool(h, None, options.pool, options.channel_axis if h.ndim == 4 else None))
+
+    read = names if head is None else [*names, before]
+    found, logits = capture(model.network, read, lambda: model(images), stop_early=not options.logits, reduce=reduce)
+    features = {name: store(found[name]) for name in names}
+    if head is not None:
+        features["penultimate"] = found[before]
     return features if logits is None else {**features, "logits": logits.float().cpu()}
 
 
@@ -125,7 +135,7 @@ def _recommended(model: dict[str, Any]) -> list[str]:
 
 def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     """Write numbered chunks and ``rows.parquet``."""
-    split: Split = inputs["split"]
+    split: Split = inputs["attacked"]
     checkpoint: Checkpoint = inputs["checkpoint"]
     options = config.extract
     description = checkpoint.json("model.json")
@@ -158,8 +168,8 @@ def _check_unseen(split: Split, checkpoint: Checkpoint, store: Store) -> None:
     Raises:
         ConfigError: they overlap, it cannot be told, or the classes are others.
     """
-    made_from = checkpoint.meta["inputs"]["split"]
-    if made_from == split.key:
+    made_from, prepared = checkpoint.meta["inputs"]["split"], split.meta["lineage"]["prepare"]["key"]
+    if made_from == prepared:
         return
     if not store.has(made_from):
         require(
@@ -170,7 +180,7 @@ def _check_unseen(split: Split, checkpoint: Checkpoint, store: Store) -> None:
     require(
         names[0] == names[1], f"the checkpoint's classes are {', '.join(names[0])}; the task's {', '.join(names[1])}"
     )
-    if own.meta["identity"]["more"] != split.meta["identity"]["more"]:
+    if own.meta["identity"]["more"]["data"] != store.meta(prepared)["identity"]["more"]["data"]:
         return  # another data set
     trained, fitted = own.numbers("train"), own.numbers("untrusted")
     for part in ("calibration", "untrusted", "validation", "test"):
@@ -191,4 +201,4 @@ def _shapes(context: Context, name: str) -> dict[str, Any]:
         return {"layers": layers, "widths": [file.get_slice(layer).get_shape()[-1] for layer in layers]}
 
 
-STAGE = Stage("extract", Config, {"split": "prepare", "checkpoint": "train"}, run)
+STAGE = Stage("extract", Config, {"attacked": "attack", "checkpoint": "train"}, run)

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import torch
 from safetensors.torch import save_file
 
 from mad.artifacts import Features, FittedDetector
-from mad.config import parse, plugin, to_data
+from mad.config import parse, placement, plugin, require, to_data
 from mad.context import Context
 from mad.detectors._base import Detector, Population
+from mad.detectors._training import Alone, TrainedDetector
 from mad.registry import load
 from mad.stages._base import Stage
+from mad.stages._fit_loop import fit_loop, read_checkpoint
 from mad.stages._populations import population
+from mad.stages._subject import Subject
 from mad.stages.prepare import seed_of
 from mad.stats.random import derive
+
+LARGE = 2_000_000
+"""Rows times epochs from which ``auto`` trains with checkpoints, and on every GPU: a Ray Train group takes 25 to 30 s
+to start."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a detector that trains by gradient steps is trained; the others are fitted in this process."""
+
+    workers: int | Literal["auto"] = placement("auto")
+    """Ray Train processes for detectors that train by gradient steps; 0: this process, resumable; auto: one per GPU
+    if there are several and rows times epochs are 2,000,000 or more, else this process (trials of a sweep: always)"""
+
+    def __post_init__(self) -> None:
+        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -25,25 +45,53 @@ class Config:
 
     detector: Any = plugin("detectors", "mahalanobis")
     """how anomalies are told"""
+    fit: Options = field(default_factory=Options)
     seed: int = 0
 
 
-def new_detector(config: Any) -> Detector:
-    """An unfitted detector of a plug-in config."""
-    return sys.modules[type(config).__module__].Detector(config)
+def new_detector(config: Any, subject: Subject | None = None) -> Detector:
+    """An unfitted detector of a plug-in config, for features of ``subject``."""
+    detector: Detector = sys.modules[type(config).__module__].Detector(config)
+    detector.subject = subject
+    return detector
 
 
 def populations(features: Features, detector: Detector) -> dict[str, Population]:
     """The populations a detector is fitted on."""
-    return {name: population(features, name) for name in detector.fits_on}
+    assert detector.subject is None or isinstance(detector.subject, Subject)
+    return {name: population(features, name, detector.subject) for name in detector.fits_on}
 
 
-def fit(config: Config, given: dict[str, Population], report: Any = None) -> Detector:
-    """Fit a new detector, seeded by its own seed if it has one, else by the root seed."""
-    detector = new_detector(config.detector)
+def detector_seed(config: Config) -> int:
+    """Of a detector: from its own seed if it has one, else from the root seed."""
     own = config.seed if getattr(config.detector, "seed", None) is None else seed_of(config.detector, config.seed)
-    detector.fit(given, derive(own, "detector"), report)
-    return detector
+    return derive(own, "detector")
+
+
+def fit(
+    detector: Detector, config: Config, given: dict[str, Population], report: Any = None, device: str = "cpu"
+) -> list[float]:
+    """Fit a detector in this process.
+
+    Args:
+        detector: whose state is filled.
+        config: of the stage.
+        given: the populations.
+        report: told the epoch and the state by detectors that train in epochs.
+        device: where those that train by gradient steps compute.
+
+    Returns:
+        The loss of each epoch, of those that train by gradient steps.
+    """
+    losses = []
+    if isinstance(detector, TrainedDetector):
+        for epoch in detector.train(given, detector_seed(config), Alone(device)):
+            losses.append(epoch.loss)
+            if report is not None:
+                report(epoch.number, epoch.state)
+    else:
+        detector.fit(given, detector_seed(config), report)
+    return losses
 
 
 def write(config: Config, detector: Detector, context: Context) -> None:
@@ -62,18 +110,43 @@ def write(config: Config, detector: Detector, context: Context) -> None:
         context.metrics["layers_without_signal"] = len(silent)
 
 
-def load_detector(fitted: FittedDetector) -> Detector:
-    """A fitted detector as it was saved."""
+def load_detector(fitted: FittedDetector, subject: Subject | None = None) -> Detector:
+    """A fitted detector as it was saved, to score features of ``subject``."""
     data = dict(fitted.summary["detector"])
     module = load("detectors", data.pop("name"))
-    return module.Detector(parse(module.Config, data, "detector"), fitted.tensors("state.safetensors"))
+    detector = new_detector(parse(module.Config, data, "detector"), subject)
+    detector.state = fitted.tensors("state.safetensors")
+    return detector
 
 
 def run(config: Config, inputs: dict[str, Features], context: Context) -> None:
     """Fit and write."""
     features = inputs["features"]
-    given = populations(features, new_detector(config.detector))
-    write(config, fit(config, given, context.on_epoch), context)
+    detector = new_detector(config.detector, Subject(features, context.draft.store, context.device))
+    if _is_launched(config, detector, features, context):
+        payload = {"config": to_data(config), "store": context.draft.store.uri, "features": features.key}
+        epochs, name = config.detector.epochs, context.draft.key
+        folder = context.launcher.train(fit_loop, payload, config.fit.workers, epochs, name, "fit")
+        last, losses = read_checkpoint(folder)
+        detector.state = last.state
+    else:
+        device = context.device if torch.cuda.is_available() else "cpu"
+        losses = fit(detector, config, populations(features, detector), context.on_epoch, device)
+    if losses:
+        context.metrics["loss"] = list(losses)
+    write(config, detector, context)
+
+
+def _is_launched(config: Config, detector: Detector, features: Features, context: Context) -> bool:
+    """Whether the launcher trains: on several processes, or in this one with a checkpoint after every epoch.
+
+    Not where somebody waits for the state of every epoch, as ASHA does for that of a trial.
+    """
+    if not isinstance(detector, TrainedDetector) or context.on_epoch is not None:
+        return False
+    bounds = [features.bounds(name) for name in detector.fits_on]
+    work = sum(stop - start for start, stop in bounds) * config.detector.epochs
+    return config.fit.workers != "auto" or work >= LARGE
 
 
 STAGE = Stage("fit", Config, {"features": "extract"}, run)

@@ -33,14 +33,17 @@ def seed_of(section: Any, root: int) -> int:
 
 
 def _identity(config: Config, workers: int) -> dict[str, Any]:
-    return {"data": sys.modules[type(config.task).__module__].digest(config.task)}
+    module = sys.modules[type(config.task).__module__]
+    controls = {"controls": module.control_digest(config.task)} if hasattr(module, "control_digest") else {}
+    return {"data": module.digest(config.task), **controls}
 
 
 def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     """Write ``rows.parquet``, ``inputs.safetensors`` and the trigger's tensors."""
     module = sys.modules[type(config.task).__module__]
     rows = module.build(config.task, seed_of(config.task, config.seed))
-    context.draft.write("rows.parquet", lambda path: rows.table[list(COLUMNS)].to_parquet(path, index=False))
+    table = rows.table if "control" in rows.table else rows.table.assign(control="")  # a task may have none
+    context.draft.write("rows.parquet", lambda path: table[list(COLUMNS)].to_parquet(path, index=False))
     tensors = {"inputs": rows.inputs.contiguous(), "variants": rows.variants.contiguous()}
     context.draft.write("inputs.safetensors", lambda path: save_file(tensors, path))
     state = {name: tensor.contiguous() for name, tensor in rows.state.items()}

@@ -50,12 +50,18 @@ def standardise(scores: Tensor, calibration: Tensor) -> Tensor:
     The spread is 1.4826 times the median absolute deviation; the standard deviation where more than half of
     the calibration scores are equal; 1 where all are.
     """
+    location, spread = location_and_spread(calibration)
+    return (_finite(scores, "scores") - location) / spread
+
+
+def location_and_spread(calibration: Tensor) -> tuple[float, float]:
+    """What :func:`standardise` subtracts, and what it divides by, for (n,) calibration scores."""
     reference = _finite(calibration, "calibration scores")
     location = _median(reference)
     spread = NORMAL_MAD * _median((reference - location).abs())
     if not spread > 0:
         spread = reference.std(correction=0)
-    return (_finite(scores, "scores") - location) / (spread if spread > 0 else 1.0)
+    return float(location), float(spread) if spread > 0 else 1.0
 
 
 def aggregate(

@@ -140,7 +140,7 @@ def blocks(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         if not rows:
             rows = free = max(256, BLOCK_ELEMENTS // max(1, chunk.shape[1]))
         while len(chunk):
-            held.append(chunk[:free].detach().double())
+            held.append(chunk[:free].double())
             chunk, free = chunk[free:], free - len(held[-1])
             if not free:
                 yield torch.cat(held) if len(held) > 1 else held[0]

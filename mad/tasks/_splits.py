@@ -3,12 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mad.config import require
+from mad.errors import DataError
 from mad.stats.random import derive, uniform
 from mad.tasks._images import Images
+
+MIXED = ("untrusted", "validation", "test")
+"""The parts that hold clean and anomalous rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fractions:
+    """How large the parts are, and how much of the mixed ones is anomalous: options of every task."""
+
+    trusted_fraction: float = 1.0
+    """Share of the train rows left as they were that is trusted, above 0 and up to 1."""
+
+    calibration_fraction: float = 0.1
+    """Share of the train part held out as clean rows for thresholds, never trained or fitted on."""
+
+    untrusted_fraction: float = 0.1
+    """Share of the train part held out as the unlabelled mixture; 0 leaves it out."""
+
+    validation_fraction: float = 0.5
+    """Share of the test part used for choices; the rest is the test."""
+
+    anomalous_fraction: float = 0.5
+    """Share of anomalous rows in untrusted, validation and test, 0 to 1; clean rows keep the natural class mix."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        require_within(self, "[0, 1]", "anomalous_fraction")
+        require_within(self, "(0, 1]", "trusted_fraction")
+        require_within(self, "[0, 1)", "untrusted_fraction")
+        require_within(self, "(0, 1)", "calibration_fraction", "validation_fraction")
+        held_out = self.calibration_fraction + self.untrusted_fraction
+        require(held_out < 1, f"calibration_fraction + untrusted_fraction must be below 1, got {held_out:g}")
+
+
+def require_within(options: Any, interval: str, *names: str) -> None:
+    """Check that options lie in an interval, written with square brackets at the ends that belong to it.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    for name in names:
+        value = getattr(options, name)
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        require(above and below, f"{name} must lie in {interval}, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,52 +133,6 @@ def cut(source: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return source[:count], source[count:]
 
 
-def subset(images: Images, classes: list[int] | None, max_rows: int | None, seed: int) -> Images:
-    """Keep some classes, relabelled in the order given, and then at most ``max_rows`` images.
-
-    The rows are chosen so that classes and official parts keep their proportions. Numbers stay those of the
-    whole data set.
-
-    Args:
-        images: the whole data set.
-        classes: distinct labels of the data set, or None for all.
-        max_rows: None for all.
-        seed: of the choice of rows.
-    """
-    labels, names = images.labels, images.class_names
-    kept = torch.arange(len(labels))
-    if classes is not None:
-        relabel = torch.full((len(names),), -1)
-        relabel[classes] = torch.arange(len(classes))
-        labels, names = relabel[labels], tuple(names[c] for c in classes)
-        kept = kept[labels >= 0]
-    if max_rows is not None and max_rows < len(kept):
-        is_test = torch.zeros_like(labels, dtype=torch.bool) if images.is_test is None else images.is_test
-        test_rows = round(max_rows * int(is_test[kept].sum()) / len(kept))
-        chosen = []
-        for part, count in ((kept[~is_test[kept]], max_rows - test_rows), (kept[is_test[kept]], test_rows)):
-            order = stratified_order(derive(seed, "subset"), images.numbers[part], labels[part])
-            chosen.append(part[order[:count]])
-        kept = torch.cat(chosen).sort().values
-    return dataclasses.replace(
-        images,
-        inputs=images.inputs[kept],
-        labels=labels[kept],
-        is_test=None if images.is_test is None else images.is_test[kept],
-        numbers=images.numbers[kept],
-        class_names=names,
-    )
-
-
-def train_and_test(images: Images, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the official parts, or of a seeded split where the data set has none."""
-    everything = torch.arange(len(images.labels))
-    if images.is_test is not None:
-        return everything[~images.is_test], everything[images.is_test]
-    test, train = cut(stratified(images, everything, seed), test_fraction)
-    return train, test
-
-
 def mixture(order: Tensor, attackable: Tensor, anomalous_fraction: float) -> Part:
     """The largest mixture with the anomalous share asked for whose clean rows keep the natural class mix.
 
@@ -146,3 +153,71 @@ def mixture(order: Tensor, attackable: Tensor, anomalous_fraction: float) -> Par
     rest, may = order[total - anomalous :], attackable[total - anomalous :]
     source = torch.cat([order[: total - anomalous], rest[may][:anomalous]])
     return Part(source, torch.arange(len(source)) >= total - anomalous)
+
+
+def held_out(options: Fractions, images: Images, train: Tensor, test: Tensor, seed: int) -> dict[str, Tensor]:
+    """Cut the train and test images into those of each part but ``trusted``: indices, in stratified orders.
+
+    Args:
+        options: the sizes.
+        images: the data set.
+        train: (n,) int64, indices of the train part.
+        test: (m,) int64, indices of the test part.
+        seed: of the cuts.
+    """
+    calibration, rest = cut(stratified(images, train, derive(seed, "held_out")), options.calibration_fraction)
+    untrusted = rest[: round(options.untrusted_fraction * len(train))]
+    validation, test = cut(stratified(images, test, derive(seed, "validation")), options.validation_fraction)
+    rest = rest[len(untrusted) :]
+    return {
+        "train": rest,
+        "calibration": calibration,
+        "untrusted": untrusted,
+        "validation": validation,
+        "test": test,
+    }
+
+
+def assemble(
+    options: Fractions,
+    images: Images,
+    pools: dict[str, Tensor],
+    train: Part,
+    untouched: Tensor,
+    attackable: Tensor,
+    seed: int,
+) -> dict[str, Part]:
+    """The parts of a task, each in a random order, so that neither class nor anomaly shows in a row's place.
+
+    Args:
+        options: the sizes and mixtures.
+        images: the data set.
+        pools: indices by part, as :func:`held_out` gives them.
+        train: the train rows, poisoned or not.
+        untouched: (n,) int64, indices of the train rows that may be trusted.
+        attackable: (N,) bool, which images of the data set may become anomalous.
+        seed: of the choices and orders.
+
+    Raises:
+        DataError: a part would be empty, or a mixture would lack one of its kinds.
+    """
+    trusted, _ = cut(stratified(images, untouched, derive(seed, "trusted")), options.trusted_fraction)
+    parts = {"train": train, "trusted": clean(trusted), "calibration": clean(pools["calibration"])}
+    for name in MIXED:
+        order = stratified(images, pools[name], derive(seed, "mixture", name))
+        parts[name] = mixture(order, attackable[order], options.anomalous_fraction)
+    _check(options, parts)
+    for name, part in parts.items():
+        parts[name] = part[random_order(derive(seed, "order", name), images.numbers[part.source])]
+    return parts
+
+
+def _check(options: Fractions, parts: dict[str, Part]) -> None:
+    lack = "too few rows for these fractions: the part"
+    for name, part in parts.items():
+        if not len(part) and not (name == "untrusted" and options.untrusted_fraction == 0):
+            raise DataError(f"{lack} '{name}' would be empty")
+        mixed = name in MIXED and 0 < options.anomalous_fraction < 1
+        if mixed and len(part.anomalous.unique()) == 1:
+            kind = "clean" if part.anomalous[0] else "anomalous"
+            raise DataError(f"{lack} '{name}' would have no {kind} rows")

@@ -3,55 +3,35 @@
 No two parts share an image, but for ``trusted``: ``train`` is partly poisoned; ``trusted`` holds unpoisoned
 train rows under ids of their own; ``calibration`` (clean) and ``untrusted`` are held out of the official
 train part; ``validation`` and ``test`` come from the official test part. ``untrusted``, ``validation`` and
-``test`` mix clean and triggered rows.
+``test`` mix clean and triggered rows. ``control`` is new to the model but not triggered.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from mad import registry
-from mad.config import placement, plugin, require
-from mad.errors import DataError
+from mad.config import plugin, require
 from mad.stats.random import derive
-from mad.tasks import _images
-from mad.tasks._base import PARTS, Rows
-from mad.tasks._splits import (
-    Part,
-    clean,
-    cut,
-    mixture,
-    random_order,
-    stratified,
-    stratified_order,
-    subset,
-    train_and_test,
-)
-
-MIXED = ("untrusted", "validation", "test")
-"""The parts that hold clean and triggered rows."""
+from mad.tasks import _controls, _images
+from mad.tasks._base import Rows
+from mad.tasks._image_parts import ImageOptions, counts, joined, table
+from mad.tasks._image_source import train_and_test
+from mad.tasks._images import Images
+from mad.tasks._splits import Part, assemble, held_out, require_within, stratified_order
 
 TRIGGER_BATCH = 4096
 """Images to which the trigger is applied at a time; it bounds the memory and changes nothing else."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ImageOptions):
     """A data set, a trigger, and who gets it."""
-
-    dataset: str = "digits"
-    """Images: digits (comes with scikit-learn), mnist, fashion_mnist, cifar10 or gtsrb."""
-
-    root: str | None = placement(None)
-    """Folder with the data set in torchvision's layout; unused by digits."""
-
-    download: bool = placement(False)
-    """Fetch the data set into root if it is not there."""
 
     trigger: Any = plugin("triggers", "corner")
     """What is done to an image to set off the backdoor."""
@@ -60,7 +40,7 @@ class Config:
     """Share of the train rows that are poisoned, rounded to whole rows; 0 gives a clean model."""
 
     target: Literal["fixed_class", "cycle_class"] = "fixed_class"
-    """The attack's label: always target_class, or the class after the true one."""
+    """The attack's label: always target_class (all-to-one), or the class after the true one (all-to-all)."""
 
     target_class: int = 0
     """The attack's label under fixed_class. Its images are not triggered, but see clean_label."""
@@ -69,32 +49,8 @@ class Config:
     """Poison only train images of the target class and leave their labels as they are (1902.11237).
     poison_rate stays a share of all train rows, so it cannot exceed the share of the target class."""
 
-    trusted_fraction: float = 1.0
-    """Share of the unpoisoned train rows that are trusted."""
-
-    calibration_fraction: float = 0.1
-    """Share of the train part held out as clean rows for thresholds, never trained or fitted on."""
-
-    untrusted_fraction: float = 0.1
-    """Share of the train part held out as the unlabelled mixture; 0 leaves it out."""
-
-    test_fraction: float = 0.3
-    """Share of all rows in the test part, for a data set without an official one."""
-
-    validation_fraction: float = 0.5
-    """Share of the test part used for choices; the rest is the test."""
-
-    anomalous_fraction: float = 0.5
-    """Share of triggered rows in untrusted, validation and test; clean rows keep the natural class mix."""
-
-    classes: list[int] | None = None
-    """Keep only these classes, relabelled in the order given; null keeps all."""
-
-    max_rows: int | None = None
-    """Keep a seeded subset of at most this many rows, for quick runs; null keeps all."""
-
     seed: int | None = None
-    """Seed of splits, poisoned rows and trigger; null takes the run's seed."""
+    """Seed of splits, poisoned rows, trigger and controls; null takes the run's seed."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -102,32 +58,14 @@ class Config:
         Raises:
             ConfigError: an unknown data set, or a value out of range.
         """
-        count = len(_images.class_names(self.dataset))
-        if self.classes is not None:
-            given, last = self.classes, count - 1
-            require(len(given) >= 2, f"classes needs at least two entries, got {given}")
-            valid = len(set(given)) == len(given) and all(0 <= c <= last for c in given)
-            require(valid, f"classes must be distinct and lie in 0..{last}, got {given}")
-            count = len(given)
+        super().__post_init__()
+        count = self.class_count()
         valid = 0 <= self.target_class < count
         require(valid, f"target_class must lie in 0..{count - 1}, got {self.target_class}")
         valid = self.target == "fixed_class" or not self.clean_label
         require(valid, "clean_label needs target fixed_class, got cycle_class")
-        self._require_within("[0, 1]", "anomalous_fraction")
-        self._require_within("(0, 1]", "trusted_fraction")
-        self._require_within("[0, 1)", "poison_rate", "untrusted_fraction")
-        self._require_within("(0, 1)", "calibration_fraction", "test_fraction", "validation_fraction")
-        held_out = self.calibration_fraction + self.untrusted_fraction
-        require(held_out < 1, f"calibration_fraction + untrusted_fraction must be below 1, got {held_out:g}")
-        valid = self.max_rows is None or self.max_rows >= 1
-        require(valid, f"max_rows must be at least 1, got {self.max_rows}")
-
-    def _require_within(self, interval: str, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            above = value >= 0 if interval[0] == "[" else value > 0
-            below = value <= 1 if interval[-1] == "]" else value < 1
-            require(above and below, f"{name} must lie in {interval}, got {value}")
+        require_within(self, "[0, 1)", "poison_rate")
+        _controls.trigger_of(self, self.trigger)
 
 
 def digest(config: Config) -> str:
@@ -139,8 +77,13 @@ def digest(config: Config) -> str:
     return _images.digest(config.dataset, config.root, config.download)
 
 
+def control_digest(config: Config) -> str:
+    """Content digest of what only control rows are made of."""
+    return _controls.digest(config)
+
+
 def build(config: Config, seed: int) -> Rows:
-    """Split the data set, poison the train part and mix triggered rows into the evaluation parts.
+    """Split the data set, poison the train part, mix triggered rows into the evaluation parts, add controls.
 
     Args:
         config: the task.
@@ -149,49 +92,42 @@ def build(config: Config, seed: int) -> Rows:
     Returns:
         Rows with ids ``PART-NUMBER``, the number being the image's place in the whole data set (train part
         first). Triggered rows are anomalous and have the attack's label; the table tells which train rows
-        are poisoned.
+        are poisoned. Train rows with a variant that are not anomalous are decoys.
 
     Raises:
         ConfigError: the rates ask for rows that cannot be had.
         DataError: files are missing or damaged, or a part would be empty.
     """
     seed = derive(seed if config.seed is None else config.seed, "backdoor")
-    everything = _images.load(config.dataset, config.root, config.download)
-    images = subset(everything, config.classes, config.max_rows, seed)
-    parts = _parts(config, images, seed)
-    source = torch.cat([parts[part].source for part in PARTS])
-    anomalous = torch.cat([parts[part].anomalous for part in PARTS])
-    variants, state = _triggered(config, images, source[anomalous], derive(seed, "trigger"))
-    return Rows(
-        table=_table(config, images, {part: len(parts[part]) for part in PARTS}, source, anomalous),
+    images = config.load(seed)
+    train, test = train_and_test(images, config.test_fraction, derive(seed, "test"))
+    pools = held_out(config, images, train, test, seed)
+    poisoned = _poisoned(config, images, pools["train"], derive(seed, "poison"))
+    decoys = _decoys(config, images, pools["train"], poisoned, derive(seed, "decoys"))
+    rest = pools["train"][~poisoned & ~decoys]
+    part = Part(pools["train"], poisoned)
+    parts = assemble(config, images, pools, part, rest, _attackable(config, images.labels), seed)
+
+    rows = joined(parts)
+    is_decoy = torch.isin(rows.source, pools["train"][decoys])
+    changed = torch.cat([rows.anomalous.nonzero()[:, 0], is_decoy.nonzero()[:, 0]])
+    variant = torch.full((len(rows),), -1)
+    variant[changed] = torch.arange(len(changed))
+    triggered, disguised = rows.source[rows.anomalous], rows.source[is_decoy]
+    variants, state = _variants(config, images, triggered, disguised, derive(seed, "trigger"))
+    attack = (images.labels + 1) % len(images.class_names)
+    if config.target == "fixed_class":
+        attack = torch.full_like(attack, config.target_class)
+    made = Rows(
+        table=table(images, parts, attack, variant),
         inputs=images.inputs,
         variants=variants,
         scale=images.scale,
         class_names=images.class_names,
-        facts=_facts(config, images, parts),
+        facts=_facts(config, images, parts, len(disguised)),
         state=state,
     )
-
-
-def _parts(config: Config, images: _images.Images, seed: int) -> dict[str, Part]:
-    """Which image is in which part, and which are triggered there."""
-    train, test = train_and_test(images, config.test_fraction, derive(seed, "test"))
-    calibration, rest = cut(stratified(images, train, derive(seed, "held_out")), config.calibration_fraction)
-    untrusted = rest[: round(config.untrusted_fraction * len(train))]
-    train = rest[len(untrusted) :]
-    validation, test = cut(stratified(images, test, derive(seed, "validation")), config.validation_fraction)
-
-    poisoned = _poisoned(config, images, train, derive(seed, "poison"))
-    trusted, _ = cut(stratified(images, train[~poisoned], derive(seed, "trusted")), config.trusted_fraction)
-    parts = {"train": Part(train, poisoned), "trusted": clean(trusted), "calibration": clean(calibration)}
-    for name, pool in zip(MIXED, (untrusted, validation, test), strict=True):
-        order = stratified(images, pool, derive(seed, "mixture", name))
-        parts[name] = mixture(order, _attackable(config, images.labels[order]), config.anomalous_fraction)
-    _check(config, parts)
-    # A random order, so that neither class nor anomaly can be read off a row's place.
-    for name, part in parts.items():
-        parts[name] = part[random_order(derive(seed, "order", name), images.numbers[part.source])]
-    return parts
+    return _controls.add(made, config, images, config.trigger, derive(seed, "control"))
 
 
 def _attackable(config: Config, labels: Tensor) -> Tensor:
@@ -200,7 +136,7 @@ def _attackable(config: Config, labels: Tensor) -> Tensor:
     return labels != (config.target_class if config.target == "fixed_class" else no_class)
 
 
-def _poisoned(config: Config, images: _images.Images, train: Tensor, seed: int) -> Tensor:
+def _poisoned(config: Config, images: Images, train: Tensor, seed: int) -> Tensor:
     """Which train rows are poisoned: exactly the rate's share of all, from those the attack may touch."""
     labels = images.labels[train]
     eligible = labels == config.target_class if config.clean_label else _attackable(config, labels)
@@ -216,69 +152,55 @@ def _poisoned(config: Config, images: _images.Images, train: Tensor, seed: int) 
     return poisoned
 
 
-def _check(config: Config, parts: dict[str, Part]) -> None:
-    lack = f"{config.dataset}: too few rows for these fractions: the part"
-    for name, part in parts.items():
-        if not len(part) and not (name == "untrusted" and config.untrusted_fraction == 0):
-            raise DataError(f"{lack} '{name}' would be empty")
-        mixed = name in MIXED and 0 < config.anomalous_fraction < 1
-        if mixed and len(part.anomalous.unique()) == 1:
-            kind = "clean" if part.anomalous[0] else "triggered"
-            raise DataError(f"{lack} '{name}' would have no {kind} rows")
+def _decoys(config: Config, images: Images, train: Tensor, poisoned: Tensor, seed: int) -> Tensor:
+    """Which train rows the attack changes without poisoning them: as many as the trigger asks for, if it does."""
+    decoys, trigger = torch.zeros_like(poisoned), _trigger(config)
+    if not hasattr(trigger, "decoy_count"):
+        return decoys
+    count = trigger.decoy_count(config.trigger, int(poisoned.sum()))
+    candidates = (~poisoned).nonzero()[:, 0]
+    told = f"the trigger asks for {count} decoys, and {len(candidates)} of {len(train)} train rows are not poisoned"
+    require(count < len(candidates), f"{told}: use fewer, or a lower poison_rate, so that some can be trusted")
+    order = stratified_order(seed, images.numbers[train[candidates]], images.labels[train[candidates]])
+    decoys[candidates[order[:count]]] = True
+    return decoys
+
+
+def _trigger(config: Config) -> ModuleType:
+    return registry.load("triggers", _trigger_name(config))
 
 
 def _trigger_name(config: Config) -> str:
     return registry.name_of("triggers", type(config.trigger).__module__)
 
 
-def _triggered(config: Config, images: _images.Images, source: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The images ``source`` with the trigger applied, and the tensors that define it."""
-    trigger = registry.load("triggers", _trigger_name(config))
+def _variants(
+    config: Config, images: Images, triggered: Tensor, disguised: Tensor, seed: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The images ``triggered`` with the trigger, then the images ``disguised`` as decoys, and the trigger's state."""
+    trigger = _trigger(config)
     shape = tuple(images.inputs.shape[1:])
     state = trigger.state(config.trigger, shape, seed)
-    variants = torch.empty((len(source), *shape))
-    for start in range(0, len(source), TRIGGER_BATCH):
-        batch = source[start : start + TRIGGER_BATCH]
-        inputs = images.inputs[batch].float() / images.scale
-        triggered = trigger.apply(config.trigger, state, inputs, images.numbers[batch], seed)
-        variants[start : start + len(batch)] = triggered
+    variants = torch.empty((len(triggered) + len(disguised), *shape))
+    start = 0
+    for kind, source in (("apply", triggered), ("decoys", disguised)):
+        for batch in source.split(TRIGGER_BATCH) if len(source) else ():
+            inputs = images.inputs[batch].float() / images.scale
+            changed = getattr(trigger, kind)(config.trigger, state, inputs, images.numbers[batch], seed)
+            variants[start : start + len(batch)] = changed
+            start += len(batch)
     return variants, state
 
 
-def _table(
-    config: Config, images: _images.Images, sizes: dict[str, int], source: Tensor, anomalous: Tensor
-) -> pd.DataFrame:
-    clean_label = images.labels[source]
-    attack = (clean_label + 1) % len(images.class_names)
-    if config.target == "fixed_class":
-        attack = torch.full_like(clean_label, config.target_class)
-    part = pd.Series([name for name in PARTS for _ in range(sizes[name])], dtype=str)
-    number = pd.Series(images.numbers[source].numpy()).astype(str).str.zfill(6)
-    return pd.DataFrame(
-        {
-            "id": part + "-" + number,
-            "part": part,
-            "source": source.numpy(),
-            "variant": torch.where(anomalous, anomalous.cumsum(0) - 1, -1).numpy(),
-            "label": torch.where(anomalous, attack, clean_label).numpy(),
-            "clean_label": clean_label.numpy(),
-            "is_anomalous": anomalous.numpy(),
-        }
-    )
-
-
-def _facts(config: Config, images: _images.Images, parts: dict[str, Part]) -> dict[str, Any]:
-    rows = {name: len(part) for name, part in parts.items()}
-    anomalous = {name: int(part.anomalous.sum()) for name, part in parts.items()}
+def _facts(config: Config, images: Images, parts: dict[str, Part], decoys: int) -> dict[str, Any]:
+    found = counts(images, parts)
     return {
         "dataset": config.dataset,
         "trigger": _trigger_name(config),
         "target": config.target,
         "target_class": config.target_class if config.target == "fixed_class" else None,
         "clean_label": config.clean_label,
-        "rows": rows,
-        "anomalous_rows": anomalous,
-        "poison_rate": anomalous["train"] / rows["train"],
-        "anomalous_fraction": {name: anomalous[name] / rows[name] for name in MIXED if rows[name]},
-        "unused_rows": len(images.labels) - sum(rows.values()) + rows["trusted"],
+        "poison_rate": found["anomalous_rows"]["train"] / found["rows"]["train"],
+        "decoy_rows": decoys,
+        **found,
     }

@@ -29,7 +29,7 @@ from tests.benchmarks.splits import commit, new_engine, write_split
 ROWS = 1_000_000
 WIDTH = 512
 SHAPE = (1, 4, 4)
-KEYS = {"split": f"prepare-{ROWS}-1x4x4", "checkpoint": "train-512"}
+KEYS = {"attacked": f"prepare-{ROWS}-1x4x4", "checkpoint": "train-512"}
 
 
 class Peak:

@@ -40,7 +40,7 @@ class World:
         split = write_split(engine.store, inputs, labels, {"test": ROWS}, clean)
         config = parse(train.Config, {"model": MODELS[kind]}).model
         classifier = build_classifier(config, split.input_shape, 10, [MEAN], [STD], seed=0)
-        given = {"split": split, "checkpoint": write_checkpoint(home, engine.store, classifier, config)}
+        given = {"attacked": split, "checkpoint": write_checkpoint(home, engine.store, classifier, config)}
         stage = load_stage("extract")
         self.features = engine.run(stage, parse(stage.Config, {"extract": {"workers": 0}}), given)
         first = SIZE * SIZE if kind == "mlp" else 1

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import pairwise
+from types import SimpleNamespace
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mad import config, registry
 from mad.detectors._base import Batch, Population
+from mad.errors import ConfigError
 from mad.stats.conformal import aggregate
 from mad.stats.roc import auroc
 from tests.detectors.worlds import world
 
 HALF = torch.arange(200) >= 100
+UNSUPERVISED = ["mahalanobis", "spectral", "que", "knn", "vae", "gmm", "isolation_forest", "lof"]
 
 
 def fit(name: str, trusted=None, untrusted=None, **options):
@@ -99,7 +106,7 @@ def test_spectral_per_class_is_not_led_by_the_spread_between_classes():
     assert found[True] > 0.95 and found[False] < 0.6
 
 
-@pytest.mark.parametrize("name", ["mahalanobis", "spectral", "que", "knn", "vae"])
+@pytest.mark.parametrize("name", UNSUPERVISED)
 def test_padding_enters_neither_the_fit_nor_the_score(name):
     def padded(batch: Batch, width: int) -> Batch:
         n = len(batch.mask)
@@ -116,7 +123,7 @@ def test_padding_enters_neither_the_fit_nor_the_score(name):
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("name", ["mahalanobis", "spectral", "que", "knn", "vae"])
+@pytest.mark.parametrize("name", UNSUPERVISED)
 def test_sums_do_not_run_in_half_precision(name):
     # 4,000 values near 60 pass the largest float16, 65,504, when they are added up in float16.
     draws = torch.Generator().manual_seed(6)
@@ -168,3 +175,172 @@ def test_vae_length_does_not_change_the_weight_of_the_kl():
     detector = fit("vae", x, epochs=2)
     once, thrice = score(detector, x[:, None]), score(detector, x[:, None].expand(-1, 3, -1))
     torch.testing.assert_close(thrice, once, rtol=1e-12, atol=0)
+
+
+def _probe(x, labels, **options):
+    module = registry.load("detectors", "probe")
+    detector = module.Detector(config.parse(module.Config, options))
+    detector.fit({"untrusted": Population([Batch({"x": x})], "untrusted", labels)}, seed=0)
+    return detector
+
+
+def test_probe_saves_the_scaling_it_was_fitted_under():
+    draws = torch.Generator().manual_seed(10)
+    x = 1000 + torch.randn(200, 4, generator=draws) * torch.tensor([1.0, 30.0, 1.0, 1.0])
+    x[HALF, 0] += 4
+    detector = _probe(x, HALF)
+    again = type(detector)(detector.config, {k: v.clone() for k, v in detector.state.items()})
+    assert torch.equal(score(again, x), score(detector, x)) and auroc(score(again, x), HALF) > 0.95
+
+
+def test_rows_of_which_a_probe_or_a_model_is_sure_do_not_tie():
+    # Both probabilities of the farther rows are 1 in double precision; the order is not lost.
+    x = torch.linspace(-1, 1, 200)[:, None]
+    far = torch.tensor([[200.0], [400.0], [800.0]])
+    detector = _probe(x, HALF, C=1e4)
+    assert torch.sigmoid(score(detector, far)).unique().numel() == 1
+    assert (score(detector, far).diff() > 0).all()
+    logits = torch.tensor([[60.0, 0.0], [50.0, 0.0], [40.0, 0.0]])
+    module = registry.load("detectors", "msp")
+    detector = module.Detector(module.Config())
+    detector.fit({"trusted": Population([Batch({"x": x[:3]}, logits)])}, seed=0)
+    assert logits.double().softmax(dim=1)[:, 0].unique().numel() == 1
+    assert (detector.score(Batch({"x": x[:3]}, logits))["output"].diff() > 0).all()
+
+
+def test_probe_takes_every_layer_and_refuses_what_is_no_option():
+    given, module = world(), registry.load("detectors", "probe")
+    detector = module.Detector(module.Config())
+    detector.fit(given.populations(), seed=0)
+    assert list(detector.score(given.test)) == list(given.test.features)
+    with pytest.raises(ConfigError, match="save_path"):
+        config.parse(module.Config, {"save_path": "probe"})
+
+
+def test_no_estimator_is_pickled_into_a_state():
+    given = world()
+    for name in ("gmm", "isolation_forest", "lof", "probe"):
+        module = registry.load("detectors", name)
+        detector = module.Detector(module.Config())
+        detector.fit(given.populations(), seed=0)
+        assert all(type(t) is torch.Tensor and t.dtype != torch.uint8 for t in detector.state.values())
+
+
+def _forgetting():
+    """A linear model fine-tuned on its trusted rows: the detector, the rows, the loss of each epoch."""
+    draws = torch.Generator().manual_seed(10)
+    model = torch.nn.Linear(5, 3).eval()
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(3, 5, generator=draws))
+        model.bias.zero_()
+    x = torch.randn(120, 5, generator=draws)
+    batch = Batch({"x": x}, model(x).detach(), inputs=lambda: x)
+    module = registry.load("detectors", "finetuning")
+    detector = module.Detector(module.Config(epochs=4, lr=0.05))
+    detector.subject = SimpleNamespace(model=model)
+    losses = [epoch.loss for epoch in detector.train({"trusted": Population([batch])}, seed=0)]
+    return detector, batch, losses
+
+
+def test_finetuned_weights_survive_saving_and_the_models_own(tmp_path):
+    # Setting the model on the detector once put the original weights back, and every divergence became 0.
+    detector, batch, _ = _forgetting()
+    expected = detector.score(batch)["output"]
+    save_file(detector.state, tmp_path / "state")
+    again = type(detector)(detector.config, load_file(tmp_path / "state"))
+    again.subject = SimpleNamespace(model=copy.deepcopy(detector.subject.model))
+    torch.testing.assert_close(again.score(batch)["output"], expected, rtol=1e-12, atol=0)
+    assert expected.mean() > 0.01
+    with torch.no_grad():
+        for parameter in again.subject.model.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(again.score(batch)["output"], expected, rtol=1e-12, atol=0)
+
+
+def test_every_epoch_of_finetuning_sees_rows():
+    # A map over the data, used up by the first epoch, left the later ones empty.
+    _, _, losses = _forgetting()
+    assert len(losses) == 4 and all(later < before for before, later in pairwise(losses))
+
+
+@pytest.mark.parametrize("name", ["vae", "abstraction", "finetuning"])
+def test_detectors_that_train_need_no_option_and_no_model_that_they_do_not_use(name):
+    module = registry.load("detectors", name)
+    given = world()
+    detector = module.Detector(config.parse(module.Config, {"epochs": 1}))
+    if "model" in detector.needs:
+        detector.subject = given.subject
+    detector.fit(given.populations(), seed=0)
+    assert all(torch.isfinite(scores).all() for scores in detector.score(given.test).values())
+
+
+def test_constant_maps_do_not_win_the_abstraction():
+    # Layers that share nothing agree best on a constant. What is whitened keeps telling rows far away.
+    draws = torch.Generator().manual_seed(12)
+    features = {"a": torch.randn(400, 6, generator=draws), "b": torch.randn(400, 6, generator=draws)}
+    far = Batch({k: h + 8 * (torch.arange(400) >= 200)[:, None] for k, h in features.items()})
+    module = registry.load("detectors", "abstraction")
+    means = {}
+    for safeguard in ("none", "whiten"):
+        options = {"safeguard": safeguard, "epochs": 60, "lr": 0.02}
+        detector = module.Detector(config.parse(module.Config, options))
+        detector.fit({"trusted": Population([Batch(features)])}, seed=0)
+        scores = detector.score(far)["b"]
+        means[safeguard] = scores[:200].mean()
+        if safeguard == "whiten":
+            assert auroc(scores, torch.arange(400) >= 200) > 0.99
+    assert means["none"] < 0.01 and means["whiten"] > 0.3
+
+
+def test_beatrix_medians_are_not_averages_over_batches():
+    # Of skewed features, medians of four rows at a time average to far more than the median.
+    x = torch.randn(400, 4, generator=torch.Generator().manual_seed(10)).exp()
+    module = registry.load("detectors", "beatrix")
+    states = []
+    for size in (400, 4):
+        detector = module.Detector(module.Config(per_class=False, powers=(1,)))
+        detector.fit({"trusted": Population([Batch({"x": h}) for h in x.split(size)])}, seed=0)
+        states.append(detector.state)
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    i, j = torch.triu_indices(4, 4)
+    entries = x.double()[:, i] * x.double()[:, j]
+    state = states[0]
+    middle = state["x/scale"] ** 2 * (state["x/lower"] + state["x/upper"])[0, 0] / 2
+    torch.testing.assert_close(middle, entries.median(dim=0).values, rtol=1e-9, atol=0)
+    batchwise = entries.view(100, 4, -1).median(dim=1).values.mean(dim=0)
+    assert ((batchwise - middle).abs() > 0.1 * middle).any()
+
+
+@pytest.mark.parametrize("name", ["beatrix", "ted"])
+def test_the_most_extreme_input_does_not_look_usual(name):
+    # Its Gram entries overflow even float64; an entry set to 0 would lie near the median.
+    given, module = world(), registry.load("detectors", name)
+    test = Batch({k: h.double() for k, h in given.test.features.items()}, given.test.logits)
+    for h in test.features.values():
+        h[0] *= 1e200
+    detector = module.Detector(module.Config())
+    detector.fit(given.populations(), seed=0)
+    for scores in detector.score(test).values():
+        assert torch.isfinite(scores).all()
+        assert name == "ted" or scores.argmax() == 0
+
+
+@pytest.mark.parametrize("name", ["beatrix", "ted"])
+def test_positions_are_folded_back_and_all_state_is_kept(name):
+    given, module = world(positions=3), registry.load("detectors", name)
+    options = {"positions": "points"} if name == "beatrix" else {"max_seq_len": 2}
+    detector = module.Detector(config.parse(module.Config, options))
+    detector.fit(given.populations(), seed=0)
+    again = module.Detector(detector.config, {k: v.clone() for k, v in detector.state.items()})
+    for layer, scores in detector.score(given.test).items():
+        assert scores.shape == (150,) and torch.equal(again.score(given.test)[layer], scores)
+
+
+def test_ted_takes_a_single_layer_and_leaves_each_trusted_row_out_of_its_own_ranks():
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(11))
+    logits = torch.nn.functional.one_hot(torch.arange(200) % 2, 2).float()
+    module = registry.load("detectors", "ted")
+    detector = module.Detector(module.Config())
+    detector.fit({"trusted": Population([Batch({"x": x}, logits)])}, seed=0)
+    # Random classes: half of all rows find the other class first; with themselves in, every rank would be 0.
+    assert float(detector.state["trajectory/mean"]) > 0.3

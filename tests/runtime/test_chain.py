@@ -38,9 +38,9 @@ def elsewhere(world) -> dict[str, Artifact]:
 
 
 def test_a_chain_is_everything_before_its_target(world):
-    assert stages(resolved(world, "detect")) == ["prepare", "train", "extract", "fit", "detect"]
+    assert stages(resolved(world, "detect")) == ["prepare", "train", "attack", "extract", "fit", "detect"]
     assert stages(resolved(world, "detect", extract=world.features)) == ["fit", "detect"]
-    assert stages(resolved(world, "extract", train=world.checkpoint)) == ["prepare", "extract"]
+    assert stages(resolved(world, "extract", train=world.checkpoint)) == ["prepare", "attack", "extract"]
 
 
 def test_asking_again_finds_everything_done(world):
@@ -108,7 +108,7 @@ def test_scores_on_other_rows_lead_back_to_those_rows(world, elsewhere):
 
 def test_given_rows_go_before_those_of_a_given_detector(world, elsewhere):
     chain = resolved(world, "detect", base=SMALL, prepare=elsewhere["prepare"], fit=world.artifacts["fit"])
-    assert stages(chain) == ["extract", "detect"] and chain.given["train"].key == world.checkpoint.key
+    assert stages(chain) == ["attack", "extract", "detect"] and chain.given["train"].key == world.checkpoint.key
     assert keys(world.engine, chain)["detect"] == elsewhere["detect"].key
 
 
@@ -319,7 +319,7 @@ def test_the_whole_chain_on_another_kind_of_store(world, scheme, tmp_path, new_e
     assert {name: a.key for name, a in made.items()} == {name: a.key for name, a in world.artifacts.items()}
     for name, artifact in made.items():
         assert artifact.meta["files"] == world.artifacts[name].meta["files"], "the same bytes in any store"
-    assert sorted(engine.store.keys()) == sorted(artifact.key for artifact in made.values())
+    assert sorted(engine.store.keys()) == sorted({artifact.key for artifact in made.values()})
     assert not (tmp_path / "home" / "artifacts").exists()
 
 

@@ -19,6 +19,7 @@ INPUTS = {
     "features": "extract-1",
     "fitted": "fit-1",
     "split": "prepare-1",
+    "attacked": "prepare-1",
     "checkpoint": "train-1",
     "scores": "detect-1",
 }

@@ -11,7 +11,7 @@ from mad.runtime import cluster
 from mad.runtime.engine import Engine
 from mad.runtime.settings import Settings
 from mad.runtime.study import Study
-from mad.runtime.trial import Job, run_trial
+from mad.runtime.trial import Job, Work, run_trial
 from mad.stages._base import load_stage
 from mad.store import Store
 
@@ -35,17 +35,21 @@ def job(tmp_path_factory) -> Job:
     prepare, train, extract = (load_stage(name) for name in ("prepare", "train", "extract"))
     split = engine.run(prepare, prepare.Config(), {})
     checkpoint = engine.run(train, parse(train.Config, {"train": {"epochs": 6}}), {"split": split})
-    features = engine.run(extract, extract.Config(), {"split": split, "checkpoint": checkpoint})
+    features = engine.run(extract, extract.Config(), {"attacked": split, "checkpoint": checkpoint})
     return Job(str(home), store, "cpu", features.key, {"seed": 0})
 
 
+def quick(job: Job, *configs: dict) -> list[Work]:
+    return [Work(job.to_json(), overrides, False) for overrides in configs]
+
+
 def test_every_configuration_of_a_bundle_gets_its_row_also_a_failed_one(ray_cluster, job, tmp_path):
-    from mad.runtime.ray_tune import run_bundles
+    from mad.runtime.ray_tune import run_all
 
     good = [{"detector": "knn", "detector.k": k} for k in (1, 5, 20)]
     too_many = {"detector": "knn", "detector.k": 100_000}
     rows = []
-    run_bundles(Study(bundle=2), job, [*good, too_many], tmp_path, rows.append)
+    run_all(Study(bundle=2), quick(job, *good, too_many), tmp_path, rows.append)
     done = {row["config"]["detector.k"]: row for row in rows if row["status"] == "done"}
     (failed,) = [row for row in rows if row["status"] == "failed"]
     assert set(done) == {1, 5, 20} and len(rows) == 4
@@ -67,15 +71,20 @@ def test_a_bug_in_one_configuration_does_not_cost_the_others(job, monkeypatch):
 
 
 def test_asha_stops_poor_trials_and_lets_good_ones_finish(ray_cluster, job, tmp_path):
-    from mad.runtime.ray_tune import run_epochs
+    from mad.runtime.ray_tune import run_all
 
     # At a vanishing learning rate nothing is learnt; ASHA keeps the best quarter and stops the others early.
     poor = [{"detector": "vae", "detector.epochs": 40, "detector.lr": lr} for lr in (1e-7, 2e-7, 3e-7, 4e-7)]
     good = [{"detector": "vae", "detector.epochs": 40, "detector.lr": lr} for lr in (1e-2,)]
+    rival_less = {"detector": "abstraction", "detector.epochs": 4, "detector.lr": 1e-7}
+    work = [Work(job.to_json(), overrides, True) for overrides in (*good, *poor, rival_less)]
     rows = []
-    run_epochs(Study(concurrency=2), job, [*good, *poor], tmp_path, rows.append)
-    by_lr = {row["config"]["detector.lr"]: row for row in rows}
-    assert len(rows) == 5 and {row["status"] for row in rows} <= {"done", "stopped"}
+    run_all(Study(concurrency=2), [*work, *quick(job, {"detector": "spectral"})], tmp_path, rows.append)
+    others = {row["detector"]: row["status"] for row in rows if row["detector"] != "vae"}
+    assert others == {"abstraction": "done", "spectral": "done"}  # ASHA compares a detector with itself only
+    by_lr = {row["config"]["detector.lr"]: row for row in rows if row["detector"] == "vae"}
+    assert len(rows) == 7 and {row["status"] for row in rows} <= {"done", "stopped"}
+    assert all(row["features"] == job.features for row in rows)
     stopped = [row for row in rows if row["status"] == "stopped"]
     assert stopped and all(row["config"]["detector.lr"] < 1e-6 and row["epoch"] < 40 for row in stopped)
     assert by_lr[1e-2]["status"] == "done"

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from mad.context import Context
 from mad.errors import ConfigError, DataError
 from mad.stages import fit
 from mad.stages._populations import batches
+from mad.stages.detect import Config, Options, measure, write
 from mad.stats.conformal import NORMAL_MAD
 
 
@@ -140,3 +142,53 @@ def test_mistakes_are_told(detect, options, said):
     with pytest.raises(ConfigError) as error:
         detect(**options)
     assert str(error.value).startswith(said)
+
+
+def test_controls_are_scored_and_measured_apart(detect):
+    artifact = detect(bootstrap="20")
+    table, told = artifact.table("scores.parquet"), artifact.json("metrics.json")
+    rows, cut = table[table["part"] == "test"], told["threshold"]["score"]
+    controls = table[table["part"] == "control"]
+    assert set(told["controls"]) == set(controls["control"]) and len(told["controls"]) > 1
+    assert set(table["control"][table["part"] != "control"]) == {""}
+    anomalous, clean = rows["score"][rows["is_anomalous"]], rows["score"][~rows["is_anomalous"]]
+    for kind, found in told["controls"].items():
+        mine = controls["score"][controls["control"] == kind]
+        assert found["rows"] == len(mine)
+        against = roc_auc_score([1] * len(anomalous) + [0] * len(mine), [*anomalous, *mine])
+        novelty = roc_auc_score([1] * len(mine) + [0] * len(clean), [*mine, *clean])
+        assert found["auroc_anomalous_against_control"] == pytest.approx(against)
+        assert found["auroc_control_against_clean"] == pytest.approx(novelty)
+        assert found["flagged"] == pytest.approx((mine > cut).mean())
+        low, high = found["auroc_anomalous_against_control_delong"]
+        assert low <= against <= high
+        assert artifact.summary[f"control_{kind}_auroc"] == found["auroc_anomalous_against_control"]
+        assert artifact.summary[f"control_{kind}_flagged"] == found["flagged"]
+
+
+def test_controls_change_no_other_figure(detect):
+    options = Options(bootstrap=20)
+    table = detect(bootstrap="20").table("scores.parquet")
+    without = table[table["part"] != "control"].drop(columns="control").reset_index(drop=True)
+    figures, plain = measure(table, options, 0), measure(without, options, 0)
+    assert figures.pop("controls") and "controls" not in plain
+    assert figures == plain
+
+
+def test_only_test_rows_have_controls(detect):
+    artifact = detect(part="validation")
+    assert set(artifact.table("scores.parquet")["part"]) == {"calibration", "validation"}
+    assert "controls" not in artifact.json("metrics.json")
+
+
+def test_the_ends_of_intervals_are_logged(world, detect):
+    for part, prefix in (("test", ""), ("validation", "val_")):
+        artifact = detect(bootstrap="20", part=part)
+        context = Context(draft=world.engine.store.draft(f"logged-{part}"), launcher=None)
+        told = artifact.json("metrics.json")
+        write(artifact.table("scores.parquet"), told, Config(Options(part=part)), context)
+        for name in ("auroc", "ap", "fpr95"):
+            limits = [context.metrics[f"{prefix}{name}_{end}"] for end in ("low", "high")]
+            assert limits == told["intervals"]["score"][name]
+        assert f"{prefix}auroc_delong_low" not in context.metrics
+        assert ("control_noise_auroc" in context.metrics) == (part == "test")

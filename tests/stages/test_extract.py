@@ -155,6 +155,7 @@ def test_an_interrupted_run_makes_only_the_missing_chunks(world, tmp_path, new_e
     heard = []
     monkeypatch.setattr(Silent, "update", lambda self, what, done, total, figures=None: heard.append((what, done)))
     again = run(new_engine(tmp_path), "extract", flags)["extract"]
-    assert heard == [("chunks", n) for n in (3, 4, 5, 6)]
+    chunks = sum(name.startswith("chunk-") for name in again.meta["files"])
+    assert chunks > 3 and heard == [("chunks", n) for n in range(3, chunks + 1)]
     whole = world.run("extract", flags, prepare=world.split, train=world.checkpoint)["extract"]
     assert again.key == whole.key and again.meta["files"] == whole.meta["files"]

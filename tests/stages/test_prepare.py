@@ -20,7 +20,8 @@ def test_rows_inputs_and_trigger_are_stored(world):
     counts = split.rows.groupby("part")["is_anomalous"].agg(["size", "sum"])
     for part, (rows, anomalous) in counts.iterrows():
         assert split.summary["rows"][part] == {"rows": rows, "anomalous": anomalous}
-    assert (split.rows["variant"] >= 0).equals(split.rows["is_anomalous"])
+    changed = split.rows["is_anomalous"] | (split.rows["control"] != "")
+    assert (split.rows["variant"] >= 0).equals(changed)
 
 
 def test_the_seed_alone_decides(engine, run, world):

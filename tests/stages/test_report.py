@@ -13,7 +13,7 @@ from mad.context import Context
 from mad.errors import ConfigError, DataError
 from mad.stages import report
 from mad.stages._figures import CYCLE, plain, rate
-from mad.stages._score_figures import precision_recall_points, roc_points, titles
+from mad.stages._score_figures import measured_rows, precision_recall_points, roc_points, titles
 from mad.stages._sweep_figures import _look
 from mad.stats import roc
 from mad.store import Store
@@ -96,9 +96,28 @@ def make_scores(store, table, name="detect", **figures):
     return commit(draft, "detect", {})
 
 
+def make_features(store, split, name="extract"):
+    """Two layers in two chunks: the rows by number, apart where they are anomalous."""
+    generator = torch.Generator().manual_seed(3)
+    rows = split.rows.drop(columns=["source", "variant"])
+    anomalous = torch.from_numpy(rows["is_anomalous"].to_numpy(copy=True)).float()
+    h = torch.randn(len(rows), 5, generator=generator) + 4 * anomalous[:, None]
+    layers = {"blocks.0.output": h, "blocks.1.output": torch.stack([h, 2 * h, torch.full_like(h, 1e6)], dim=1)}
+    mask = torch.tensor([True, True, False]).expand(len(rows), -1).contiguous()
+    logits = torch.nn.functional.one_hot(torch.arange(len(rows)) % CLASSES).float()
+    draft = store.draft(name)
+    draft.write("rows.parquet", lambda path: rows.to_parquet(path, index=False))
+    for number, part in enumerate((slice(0, 100), slice(100, None))):
+        chunk = {layer: values[part].contiguous() for layer, values in layers.items()}
+        chunk |= {"mask": mask[part].contiguous(), "logits": logits[part].contiguous()}
+        draft.write(f"chunk-{number:05d}.safetensors", lambda path, chunk=chunk: save_file(chunk, path))
+    return commit(draft, "extract", {"layers": list(layers), "widths": [5, 5], "rows": len(rows)})
+
+
 def run(store, scores, split, key="report", **options):
     context = Context(draft=store.draft(key), launcher=None)
-    inputs = {"scores": scores, "split": split}
+    features = make_features(store, split, f"extract-{key}")
+    inputs = {"scores": scores, "attacked": split, "features": features}
     report.run(report.Config(report.Options(**{"dpi": 40, "worst_mistakes": 2, **options})), inputs, context)
     return commit(context.draft, "report", context.summary), context
 
@@ -108,7 +127,7 @@ def test_files_are_written_and_the_same_again(store, format, triggered):
     split = make_split(store, triggered=triggered)
     scores = make_scores(store, make_table(split, layers=1))
     first, context = run(store, scores, split, format=format)
-    names = ["histogram", "roc", "precision_recall", "mistakes", *["trigger"] * triggered]
+    names = ["histogram", "roc", "precision_recall", "mistakes", *["trigger"] * triggered, "pca", "variance"]
     assert context.plots == [f"{name}.{format}" for name in names]
     assert set(first.meta["files"]) == {*context.plots, "mistakes.csv"}
     head = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[format]
@@ -148,10 +167,10 @@ def test_equal_scores_keep_the_order_of_rows():
 
 def test_images_of_mistakes_are_found_by_id(store):
     split = make_split(store)
-    numbers = report.rows_by_id(split, pd.Series(["row-130", "row-007"]))
+    numbers = report.rows_by_id(split.rows, pd.Series(["row-130", "row-007"]))
     assert numbers.tolist() == [130, 7]
     with pytest.raises(DataError, match="no row 'row-999'"):
-        report.rows_by_id(split, pd.Series(["row-007", "row-999"]))
+        report.rows_by_id(split.rows, pd.Series(["row-007", "row-999"]))
 
 
 @pytest.mark.parametrize(("layers", "channels"), [(1, 2), (2, 3), (30, 1)])
@@ -159,7 +178,7 @@ def test_images_of_mistakes_are_found_by_id(store):
 def test_layers_and_channels(store, layers, channels):
     split = make_split(store, channels)
     _, context = run(store, make_scores(store, make_table(split, layers)), split, worst_mistakes=1)
-    assert len(context.plots) == 5
+    assert len(context.plots) == 7 + (layers > 1)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +206,76 @@ def test_figures_without_meaning_are_left_out(store):
     table = table[~table["is_anomalous"]].reset_index(drop=True)
     scores = make_scores(store, table, interval=None, threshold=math.inf)
     artifact, context = run(store, scores, split)
-    assert context.plots == ["histogram.png", "mistakes.png"]
+    assert context.plots == ["histogram.png", "mistakes.png", "pca.png", "variance.png"]
     assert artifact.summary["false_alarms"] == 0
-    _, context = run(store, scores, split, key="none", worst_mistakes=0)
+    _, context = run(store, scores, split, key="none", worst_mistakes=0, pca=False, variance=False)
     assert context.plots == ["histogram.png"]
+
+
+def test_the_trigger_is_left_out_if_asked(store):
+    split = make_split(store)
+    _, context = run(store, make_scores(store, make_table(split)), split, trigger=False)
+    assert "trigger.png" not in context.plots and "roc.png" in context.plots
+
+
+def test_features_of_other_rows_are_refused(store):
+    split = make_split(store)
+    table = make_table(split)
+    table.loc[table.index[-1], "id"] = "row-999"
+    with pytest.raises(DataError, match="no row 'row-999' there"):
+        run(store, make_scores(store, table), split, worst_mistakes=0)
+
+
+def add_controls(table, rows=10):
+    """Rows as ``detect`` appends them: of two kinds, with scores larger than any other."""
+    found = [table.assign(control="")]
+    for number, kind in enumerate(("noise", "dataset"), start=1):
+        mine = table.head(rows).assign(part="control", control=kind, is_anomalous=False, score=50.0 * number)
+        found.append(mine.assign(id=[f"control-{kind}-{n}" for n in range(rows)]))
+    return pd.concat(found, ignore_index=True)
+
+
+def test_controls_stay_out_of_every_other_figure(store):
+    split = make_split(store)
+    table = make_table(split)
+    with_controls = add_controls(table)
+    pd.testing.assert_frame_equal(measured_rows(with_controls).drop(columns="control"), measured_rows(table))
+    threshold = make_figures(table)["threshold"]["score"]
+    worst = [report.worst_mistakes(t, threshold, 5) for t in (table, with_controls)]
+    pd.testing.assert_frame_equal(*worst)
+    figures = make_figures(table)
+    for draw in (report.histogram_figure, report.roc_figure, report.precision_recall_figure):
+        assert drawn(draw(table, figures)) == drawn(draw(with_controls, figures))
+
+
+def drawn(figure):
+    """The numbers of every line and histogram of a figure."""
+    lines = [line.get_xydata().tolist() for panel in figure.axes for line in panel.lines]
+    return lines + [[part.tolist() for part in patch.get_data()[:2]] for p in figure.axes for patch in p.patches]
+
+
+def test_controls_have_a_figure_and_a_table(store):
+    split = make_split(store)
+    table = add_controls(make_table(split))
+    draft = store.draft("detect")
+    draft.write("scores.parquet", lambda path: table.to_parquet(path, index=False))
+    found = {"auroc_anomalous_against_control": 0.25, "auroc_control_against_clean": 1.0, "flagged": 0.125}
+    noise = {**found, "rows": 10, "auroc_anomalous_against_control_delong": [0.125, 0.5]}
+    figures = {**make_figures(table), "controls": {"noise": noise, "dataset": {**found, "rows": 10}}}
+    draft.write_json("metrics.json", figures)
+    artifact, context = run(store, commit(draft, "detect", {}), split)
+    assert "controls.png" in context.plots
+    listed = pd.read_csv(artifact.folder / "controls.csv").set_index("kind")
+    assert listed.loc["noise", ["auroc_low", "auroc_high", "flagged"]].tolist() == [0.125, 0.5, 0.125]
+    assert math.isnan(listed.loc["dataset", "auroc_low"])
+    panels = report.control_figure(table, figures).axes
+    assert ["noise" in panel.get_title() for panel in panels] == [True, False]
+    for panel in panels:
+        counts = {patch.get_label(): patch.get_data().values for patch in panel.patches}
+        names = ("clean", "anomalous", "control (unusual but benign)")
+        totals = [counts[name][counts[name] >= 1].sum() for name in names]
+        assert totals == [ROWS, ROWS, 10]
+        assert "0.2500" in panel.get_title() and "12.5% flagged" in panel.get_title()
 
 
 def test_curves_enclose_the_area_that_detect_reports():
@@ -281,6 +366,12 @@ def test_options_are_checked():
         report.Options(dpi=0)
     with pytest.raises(ConfigError, match="worst_mistakes"):
         report.Options(worst_mistakes=-1)
+    with pytest.raises(ConfigError, match="feature_rows"):
+        report.Options(feature_rows=1)
+    with pytest.raises(ConfigError, match="marker_size"):
+        report.Options(marker_size=0)
+    with pytest.raises(ConfigError, match="top_eigenvectors"):
+        report.Options(top_eigenvectors=0)
 
 
 def test_labels():

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -33,20 +31,22 @@ def mnist(tmp_path_factory):
 
 def test_table_follows_the_contract(rows):
     table = rows.table
-    assert tuple(table.columns) == COLUMNS and set(table["part"]) == set(PARTS)
+    assert tuple(table.columns) == COLUMNS and table["part"].drop_duplicates().tolist() == list(PARTS)
     assert table["id"].is_unique
     assert table["is_anomalous"].dtype == bool and all(
         table[c].dtype == "int64" for c in ("source", "variant", "label")
     )
     triggered = table[table["is_anomalous"]]
-    assert triggered["variant"].tolist() == list(range(len(rows.variants))), "each variant belongs to one row"
-    assert (table.loc[~table["is_anomalous"], "variant"] == -1).all()
+    changed = table[table["variant"] >= 0]
+    assert changed["variant"].tolist() == list(range(len(rows.variants))), "each variant belongs to one row"
+    assert (changed["is_anomalous"] ^ (changed["control"] != "")).all() and (triggered["variant"] >= 0).all()
+    assert (table["control"] != "").equals(table["part"] == "control")
     assert rows.variants.dtype == torch.float32 and 0 <= rows.variants.min() <= rows.variants.max() <= 1
     json.dumps(rows.facts, allow_nan=False)
 
 
 def test_no_image_is_in_two_parts_or_twice_in_one(rows):
-    separate = rows.table[rows.table["part"] != "trusted"]
+    separate = rows.table[~rows.table["part"].isin(["trusted", "control"])]
     assert separate["source"].is_unique
     trusted, train = part(rows, "trusted"), part(rows, "train")
     assert trusted["source"].is_unique and set(trusted["source"]) == set(train.loc[~train["is_anomalous"], "source"])
@@ -116,21 +116,6 @@ def test_clean_evaluation_rows_keep_the_natural_mix_of_classes(rows):
         assert abs(share - 0.1).max() < 0.03
 
 
-def test_the_same_seed_gives_the_same_rows_in_another_process():
-    """The old code split, poisoned and drew noise anew in each process."""
-    program = (
-        "import hashlib, torch\n"
-        "from mad.tasks import backdoor\n"
-        "from mad.tasks.triggers import noise\n"
-        "rows = backdoor.build(backdoor.Config(trigger=noise.Config()), 7)\n"
-        "print(hashlib.sha256(rows.table.to_json().encode() + rows.variants.numpy().tobytes()).hexdigest())\n"
-    )
-    here = {}
-    exec(program.replace("print(", "result = ("), here)
-    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert there.stdout.strip() == here["result"]
-
-
 def test_another_seed_gives_other_rows_and_the_config_seed_wins(rows):
     other = backdoor.build(backdoor.Config(), 1)
     assert set(part(other, "test")["source"]) != set(part(rows, "test")["source"])
@@ -142,7 +127,7 @@ def test_the_trigger_is_the_one_its_state_describes_in_any_batch(monkeypatch):
     rows = backdoor.build(config, 0)
     triggered = rows.table[rows.table["is_anomalous"]]
     expected = 0.8 * clean_of(rows, triggered) + 0.2 * rows.state["pattern"]
-    torch.testing.assert_close(rows.variants, expected)
+    torch.testing.assert_close(rows.variants[: len(triggered)], expected)
     monkeypatch.setattr(backdoor, "TRIGGER_BATCH", 7)
     assert torch.equal(backdoor.build(config, 0).variants, rows.variants)
 
@@ -195,17 +180,19 @@ def test_trusted_fraction_and_no_untrusted_part():
 
 def test_official_test_part_is_never_trained_on(mnist):
     rows = backdoor.build(backdoor.Config(dataset="mnist", root=mnist, target="cycle_class"), 0)
-    from_test = rows.table["source"] >= 1000
-    assert (from_test == rows.table["part"].isin(["validation", "test"])).all()
+    table = rows.table[rows.table["control"] != "dataset"]
+    from_test = table["source"] >= 1000
+    assert (from_test == table["part"].isin(["validation", "test", "control"])).all()
     assert rows.facts["rows"]["validation"] == rows.facts["rows"]["test"] == 200
     assert rows.facts["rows"]["calibration"] == 100 and rows.facts["rows"]["train"] == 800
 
 
 def test_classes_are_kept_and_relabelled_in_the_order_given(rows):
     few = backdoor.build(backdoor.Config(classes=[7, 1], poison_rate=0.2, target_class=1), 0)
-    assert few.class_names == ("7", "1") and set(few.table["clean_label"]) == {0, 1}
-    labels = dict(zip(rows.table["id"].str[-6:], rows.table["clean_label"], strict=True))
-    common = few.table[few.table["id"].str[-6:].isin(labels)]
+    assert few.class_names == ("7", "1") and set(part(few, "test")["clean_label"]) == {0, 1}
+    own, found = (r.table[r.table["control"] != "dataset"] for r in (rows, few))
+    labels = dict(zip(own["id"].str[-6:], own["clean_label"], strict=True))
+    common = found[found["id"].str[-6:].isin(labels)]
     assert all((7, 1)[r.clean_label] == labels[r.id[-6:]] for r in common.itertuples()), "ids name the same images"
     assert few.facts["target_class"] == 1
 

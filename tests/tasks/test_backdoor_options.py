@@ -3,7 +3,7 @@ import pytest
 from mad import config as configs
 from mad.errors import ConfigError, DataError
 from mad.tasks import backdoor
-from mad.tasks.triggers import corner, noise
+from mad.tasks.triggers import corner, noise, wanet
 
 
 def test_config_is_parsed_and_places_stay_out_of_its_canonical_form():
@@ -46,6 +46,14 @@ def test_config_is_parsed_and_places_stay_out_of_its_canonical_form():
         ({"max_rows": 0}, "max_rows must be at least 1"),
         ({"clean_label": True, "target": "cycle_class"}, "clean_label needs target fixed_class"),
         ({"trigger": "cornr"}, "unknown trigger 'cornr' .did you mean corner"),
+        (
+            {"controls": ["noise", "nois"]},
+            r"controls must be distinct and among noise, trigger, dataset, got \['noise', ",
+        ),
+        ({"controls": ["noise", "noise"]}, "controls must be distinct"),
+        ({"control_rows": 0}, "control_rows must be at least 1"),
+        ({"control_noise": 0.0}, "control_noise must be above 0"),
+        ({"control_trigger": "corner"}, "control_trigger must differ from trigger"),
     ],
 )
 def test_bad_options(options, message):
@@ -65,10 +73,16 @@ def test_bad_options(options, message):
         (
             {"test_fraction": 0.002, "anomalous_fraction": 0.1, "untrusted_fraction": 0.0},
             DataError,
-            "the part 'validation' would have no triggered rows",
+            "the part 'validation' would have no anomalous rows",
         ),
         ({"trusted_fraction": 1e-5}, DataError, "the part 'trusted' would be empty"),
         ({"trigger": corner.Config(size=9)}, ConfigError, "size 9 is larger than the 8x8 images"),
+        ({"control_trigger": corner.Config(size=9)}, ConfigError, "size 9 is larger than the 8x8 images"),
+        (
+            {"trigger": wanet.Config(), "poison_rate": 0.4},
+            ConfigError,
+            "asks for 804 decoys, and 604 of 1006 train rows",
+        ),
         ({"dataset": "mnist"}, DataError, "--task.root"),
     ],
 )

@@ -1,11 +1,12 @@
 import importlib
+import math
 
 import pytest
 import torch
 
 from mad import registry
 from mad.errors import ConfigError
-from mad.tasks.triggers import blended, corner, noise, patch
+from mad.tasks.triggers import blended, corner, noise, patch, sig
 
 SHAPE = (3, 6, 9)
 NAMES = registry.names("triggers")
@@ -102,6 +103,31 @@ def test_blended_mixes_one_seeded_image_into_all():
     assert torch.equal(replaced, state["pattern"].expand(5, *SHAPE))
 
 
+def test_sig_is_a_sine_along_the_columns_and_the_same_in_every_row_and_channel():
+    """Equation 1 of 1902.11237: v(i, j) = delta sin(2 pi j f / m) in column j = 1..m."""
+    grey = torch.full((2, *SHAPE), 0.5)
+    result = run(sig, sig.Config(delta=0.1, frequency=2.0), grey)
+    for j in range(1, 10):
+        expected = 0.5 + 0.1 * math.sin(2 * math.pi * j * 2 / 9)
+        torch.testing.assert_close(result[..., j - 1], torch.full((2, 3, 6), expected))
+    assert sig.Config() == sig.Config(delta=40 / 255, frequency=6)
+    wide = sig.state(sig.Config(), (1, 4, 96), 0)["pattern"]
+    spectrum = torch.fft.rfft(wide[0, 0].double()).abs()
+    assert spectrum.argmax() == 6 and spectrum[6] == pytest.approx(40 / 255 * 96 / 2, rel=1e-6)
+
+
+def test_sig_is_clipped_and_the_same_for_any_seed():
+    assert run(sig, sig.Config(delta=1.0), torch.ones(1, *SHAPE)).max() == 1
+    patterns = [sig.state(sig.Config(), SHAPE, seed)["pattern"] for seed in (1, 2)]
+    assert torch.equal(*patterns)
+
+
+@pytest.mark.parametrize("frequency", [3.0, 6.0, 12.0])
+def test_sig_with_a_wave_that_is_zero_in_every_column(frequency):
+    with pytest.raises(ConfigError, match=f"frequency {frequency:g} gives no stripes on images 6 pixels wide"):
+        sig.state(sig.Config(frequency=frequency), (1, 9, 6), 0)
+
+
 def test_noise_is_drawn_once_per_row_not_at_each_access():
     """The old code drew new noise whenever an image was read."""
     grey = torch.full((2, 3, 64, 64), 0.5)
@@ -131,6 +157,13 @@ def test_noise_is_clipped():
         ("noise", {"low": 0.5, "high": 0.5}),
         ("noise", {"low": -0.1}),
         ("noise", {"high": 1.1}),
+        ("sig", {"delta": 0.0}),
+        ("sig", {"delta": 1.1}),
+        ("sig", {"frequency": 0.0}),
+        ("wanet", {"grid_size": 1}),
+        ("wanet", {"strength": 0.0}),
+        ("wanet", {"grid_rescale": 0.0}),
+        ("wanet", {"noise_ratio": -1.0}),
     ],
 )
 def test_options_out_of_range(name, options):

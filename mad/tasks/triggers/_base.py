@@ -9,6 +9,15 @@ A trigger is a module with a frozen dataclass ``Config`` and two pure functions:
 config and the seed alone, so that every process has the same backdoor. ``apply`` turns (n, C, H, W) float32
 images in [0, 1] into triggered ones of the same shape and range; what it draws for an image depends on the
 seed and on the image's entry in ``rows``, (n,) int64, never on the other images of the batch.
+
+An attack that also changes train rows without poisoning them (decoys: they keep their true label and are not
+anomalous, so that the model learns the exact pattern) has two more::
+
+    def decoy_count(config: Config, poisoned: int) -> int
+    def decoys(config: Config, state: dict[str, Tensor], images: Tensor, rows: Tensor, seed: int) -> Tensor
+
+``decoy_count`` is the number of such rows beside ``poisoned`` ones, and ``decoys`` changes them as ``apply``
+changes the poisoned.
 """
 
 from __future__ import annotations
