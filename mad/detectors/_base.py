@@ -9,7 +9,7 @@ be used, so saving the state saves the detector.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -91,10 +91,6 @@ class LayerwiseDetector(Detector):
     def fit_layer(self, layer: str, populations: dict[str, Population], seed: int) -> State:
         """Fit one layer and return its tensors."""
 
-    def train_layer(self, layer: str, populations: dict[str, Population], seed: int) -> Iterator[State]:
-        """Yield the layer's tensors after each epoch; a detector in closed form has one."""
-        yield self.fit_layer(layer, populations, seed)
-
     @abstractmethod
     def score_layer(self, state: State, h: Tensor, classes: Tensor | None) -> Tensor:
         """Score (m, d) points given the layer's tensors and (m,) predicted classes: (m,) float64."""
@@ -103,19 +99,13 @@ class LayerwiseDetector(Detector):
         for name in self.fits_on:
             check_population(populations, name)
         widths = layer_widths([populations[name] for name in self.fits_on])
-        training = [self._train(layer, width, populations, seed) for layer, width in widths.items()]
-        for epoch, fitted in enumerate(zip(*training, strict=True), start=1):
-            self.state = {name: tensor for layer in fitted for name, tensor in layer.items()}
-            if report is not None and self.trains_in_epochs:
-                report(epoch, self.state)
-
-    def _train(self, layer: str, width: int, populations: dict[str, Population], seed: int) -> Iterator[State]:
-        try:
-            for tensors in self.train_layer(layer, populations, seed):
-                named = tensors | {"width": torch.tensor(width)}
-                yield {f"{layer}/{name}": t.contiguous() for name, t in named.items()}
-        except (DataError, FitError) as error:
-            raise FitError(f"layer '{layer}': {error}") from None
+        self.state = {}
+        for layer, width in widths.items():
+            try:
+                tensors = self.fit_layer(layer, populations, seed) | {"width": torch.tensor(width)}
+            except (DataError, FitError) as error:
+                raise FitError(f"layer '{layer}': {error}") from None
+            self.state |= {f"{layer}/{name}": t.contiguous() for name, t in tensors.items()}
 
     def layer_state(self, layer: str) -> State:
         """The tensors of one layer.

@@ -25,7 +25,10 @@ from mad.stages.fit import load_detector
 from mad.stats.conformal import location_and_spread
 from mad.store import Store
 
-DIFFERENTIABLE = ("mahalanobis", "spectral", "que", "vae", "msp", "max_logit", "energy", "react", "vim")
+DIFFERENTIABLE = (
+    *("mahalanobis", "spectral", "que", "vae", "abstraction"),
+    *("msp", "max_logit", "energy", "react", "vim", "finetuning"),
+)
 """Detectors of this package with a gradient, for the message; what counts is whether the score has one."""
 
 

@@ -53,7 +53,9 @@ class World:
         """Fit and score; nothing is kept from an earlier round but the mapped files."""
         layers = self.features.layers
         given = {"trusted": Population(list(batches(self.features, "test", layers)))}
-        detector = fit.fit(parse(fit.Config, {"detector": "mahalanobis"}), given)
+        config = parse(fit.Config, {"detector": "mahalanobis"})
+        detector = fit.new_detector(config.detector)
+        fit.fit(detector, config, given)
         self.scores["ours"] = list(layer_scores(detector, self.features, "test", layers).values())
 
     def plain(self) -> None:

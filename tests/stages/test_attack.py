@@ -233,9 +233,12 @@ def test_an_adaptive_attack_lowers_the_auroc_of_its_detector(attacked):
     assert auroc(attacked, detector=key, detector_weight=0) == pytest.approx(plain, abs=0.03)
 
 
+TRAINED = ("vae", "abstraction", "finetuning")
+
+
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_the_score_attacked_is_that_of_detect(attacked, model, name):
-    flags = {"detector": name, **({"detector.epochs": "2"} if name == "vae" else {})}
+    flags = {"detector": name, **({"detector.epochs": "2"} if name in TRAINED else {})}
     made = attacked.run("detect", flags, extract=attacked.features)
     split, table = attacked.artifacts["attack"], made["detect"].table("scores.parquet")
     table = table[table["part"] == "test"]
