@@ -14,6 +14,7 @@ from mad import terminal
 from mad.artifacts import AnomalyScores, Artifact, Features, Split
 from mad.config import parse
 from mad.runtime.sweep_plan import Plan
+from mad.runtime.sweep_results import controls
 from mad.runtime.trial import Row
 from mad.stages import report as figures
 from mad.stages._figures import save_figure
@@ -81,6 +82,15 @@ def _write_subject(
         "training": figures.training_figure(shared["train"].json("history.json")),
         "layers": figures.auroc_heatmap_figure(figures.layer_aurocs(scores)),
     }
+    against = [
+        {"control": kind, "detector": named(row), "auroc": found["auroc_anomalous_against_control"]}
+        for row in board
+        for kind, found in controls(row).items()
+    ]
+    if against:
+        table = pd.DataFrame(against)
+        table.to_csv(folder / "controls.csv", index=False)
+        plots["controls"] = figures.auroc_heatmap_figure(table, rows="control")
     plots |= figures.feature_figures(features, board[0]["scores"].table("scores.parquet"), options, 0)
     if options.trigger and len(figures.triggered_rows(split)):
         plots["trigger"] = figures.trigger_figure(split)
@@ -138,6 +148,23 @@ def print_leaderboard(plan: Plan, result: dict[str, Any]) -> None:
         lines.append(("", "ensemble", ensemble["val_auroc"], *(ensemble[m] for m in METRICS), members))
     title = f"{plan.name}: best of each detector, chosen on validation rows, measured on test rows"
     terminal.table(title, columns, lines, right=("rank", "val_auroc", *METRICS))
+    _print_controls(result)
+
+
+def _print_controls(result: dict[str, Any]) -> None:
+    """Mechanism or mere novelty: anomalous rows against rows that are unusual but benign."""
+    found = result["subjects"][0]["controls"]
+    kinds = list(next(iter(found.values()), {}))
+    if not kinds:
+        return
+    columns = [f"{what} {kind}" for kind in kinds for what in ("auroc against", "flagged")]
+    lines = []
+    for row in result["leaderboard"]:
+        of = found[row["detector"]]
+        cells = [of[kind][name] for kind in kinds for name in ("auroc_anomalous_against_control", "flagged")]
+        lines.append((named(row), *cells))
+    title = "controls, unusual but benign: AUROC of anomalous rows against them, and the share of them flagged"
+    terminal.table(title, ("detector", *columns), lines, right=columns)
 
 
 def _print_subjects(plan: Plan, result: dict[str, Any]) -> None:

@@ -84,7 +84,13 @@ def subject(engine: Engine, plan: Plan, group: Group, shared: dict[str, Artifact
         "config": group.shared,
         "model": model if attacked is None else {**model, "robust_accuracy": attacked},
         "ensemble": ensemble(engine, plan, group, board),
+        "controls": {row["detector"]: controls(row) for row in board if row["features"] == group.keys[SHARED]},
     }
+
+
+def controls(row: Row) -> dict[str, dict[str, float]]:
+    """How a tested row's detector treats benign novelty, by kind; empty where the task has no controls."""
+    return row["scores"].json("metrics.json").get("controls", {})
 
 
 def ensemble(engine: Engine, plan: Plan, group: Group, board: Sequence[Row]) -> dict[str, Any] | None:
