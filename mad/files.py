@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -126,8 +127,17 @@ def _full(target: object) -> ArtifactError:
 
 
 def fill_json(path: Path, data: Any) -> None:
-    """Write JSON to a path."""
-    path.write_text(json.dumps(data, indent=1, sort_keys=True))
+    """Write JSON to a path; NaN and infinity become null, since JSON has no spelling for them."""
+    path.write_text(json.dumps(finite(data), indent=1, sort_keys=True))
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None in place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def modified(entry: dict[str, Any]) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "Subject",
     "check_finite",
     "check_population",
+    "checked_points",
     "flatten_positions",
     "layer_widths",
     "mean_per_row",
@@ -125,16 +126,25 @@ class LayerwiseDetector(Detector):
     def score(self, batch: Batch) -> dict[str, Tensor]:
         scores = {}
         for layer, features in batch.features.items():
-            h, owner = flatten_positions(features, batch.mask)
-            check_finite(h, f"features of layer '{layer}'")
             state = self.layer_state(layer)
-            width = int(state["width"])
-            if h.shape[1] != width:
-                raise FitError(f"layer '{layer}' has width {h.shape[1]}, fitted on width {width}")
+            h, owner = checked_points(batch, layer, int(state["width"]))
             classes = None if batch.logits is None else predicted_class(batch.logits)[owner]
             points = self.score_layer(state, h, classes).double().contiguous()
             scores[layer] = mean_per_row(points, owner, len(features)) if features.ndim == 3 else points
         return scores
+
+
+def checked_points(batch: Batch, layer: str, width: int) -> tuple[Tensor, Tensor]:
+    """(m, d) points of a layer and the (m,) row each belongs to.
+
+    Raises:
+        FitError: they are not finite, or their width is not ``width``, on which the detector was fitted.
+    """
+    h, owner = flatten_positions(batch.features[layer], batch.mask)
+    check_finite(h, f"features of layer '{layer}'")
+    if h.shape[1] != width:
+        raise FitError(f"layer '{layer}' has width {h.shape[1]}, fitted on width {width}")
+    return h, owner
 
 
 def check_finite(h: Tensor, what: str) -> None:
@@ -168,5 +178,3 @@ def layer_widths(populations: Sequence[Population]) -> dict[str, int]:
         if widths != found[0]:
             raise FitError(f"batches differ in their layers or widths: {found[0]} and {widths}")
     return found[0]
-
-

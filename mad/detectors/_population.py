@@ -57,7 +57,6 @@ class Population:
         self.name = name
         self.is_anomalous = is_anomalous
         self._moments: dict[str, Moments] = {}
-        self._class_moments: dict[str, dict[int, Moments]] = {}
         self._tied_moments: dict[str, TiedMoments] = {}
 
     def __len__(self) -> int:
@@ -123,14 +122,11 @@ class Population:
             self._moments[layer] = Moments.of(self.rows(layer))
         return self._moments[layer]
 
-    def class_moments(self, layer: str) -> dict[int, Moments]:
-        """The same for each predicted class, in ascending order."""
-        if layer not in self._class_moments:
-            present = {c for _, classes in self.labelled_points(layer) for c in classes.unique().tolist()}
-            self._class_moments[layer] = {
-                c: Moments.of(h[classes == c] for h, classes in self.labelled_points(layer)) for c in sorted(present)
-            }
-        return self._class_moments[layer]
+    def class_moments(self, layer: str) -> Iterator[tuple[int, Moments]]:
+        """Each predicted class, ascending, and its moments: not kept, as with many classes they fill the memory."""
+        present = {c for _, classes in self.labelled_points(layer) for c in classes.unique().tolist()}
+        for c in sorted(present):
+            yield c, Moments.of(h[classes == c] for h, classes in self.labelled_points(layer))
 
     def tied_moments(self, layer: str) -> TiedMoments:
         """Means of the predicted classes and the scatter about them."""

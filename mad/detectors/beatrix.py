@@ -20,15 +20,7 @@ import torch
 from torch import Tensor
 
 from mad.config import require
-from mad.detectors._base import (
-    Batch,
-    LayerwiseDetector,
-    Population,
-    State,
-    check_finite,
-    flatten_positions,
-    predicted_class,
-)
+from mad.detectors._base import Batch, LayerwiseDetector, Population, State, checked_points, predicted_class
 from mad.detectors._population import NO_LOGITS
 from mad.detectors._positions import Join, join_positions
 from mad.errors import FitError
@@ -164,12 +156,8 @@ class Detector(LayerwiseDetector):
         """(n,) scores per layer."""
         scores = {}
         for layer, features in batch.features.items():
-            points, owner = flatten_positions(features, batch.mask)
-            check_finite(points, f"features of layer '{layer}'")
             state = self.layer_state(layer)
-            width = int(state["width"])
-            if points.shape[1] != width:
-                raise FitError(f"layer '{layer}' has width {points.shape[1]}, fitted on width {width}")
+            points, owner = checked_points(batch, layer, int(state["width"]))
             classes = None if batch.logits is None else predicted_class(batch.logits)
             if features.ndim == 3 and self.config.positions == "points":
                 found = self.score_layer(state, points, None if classes is None else classes[owner])

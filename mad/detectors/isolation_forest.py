@@ -63,7 +63,8 @@ class Detector(LayerwiseDetector):
 
     def fit_layer(self, layer: str, populations: dict[str, Population], seed: int) -> State:
         """Grow the forest on the trusted rows of a layer."""
-        rows = sorted_rows(populations["trusted"].matrix(layer)).float().numpy()
+        rows = sorted_rows(populations["trusted"].matrix(layer)).float()
+        unit = _powers_of_two(rows.amax(dim=0).double() - rows.amin(dim=0))
         drawn = min(self.config.max_samples, len(rows))
         forest = IsolationForest(
             n_estimators=self.config.trees,
@@ -72,8 +73,9 @@ class Detector(LayerwiseDetector):
             random_state=sklearn_seed(seed, "isolation_forest", layer),
         )
         with repeatable_fit():
-            forest.fit(rows)
-        return _flatten(forest) | {"normal": further_cuts(torch.tensor(drawn))}
+            forest.fit((rows / unit.float()).numpy())
+        state = _flatten(forest) | {"normal": further_cuts(torch.tensor(drawn))}
+        return state | {"threshold": state["threshold"] * unit[state["feature"].clamp(min=0)]}
 
     def score_layer(self, state: State, h: Tensor, classes: Tensor | None) -> Tensor:
         """(m,) scores of (m, d) points."""
@@ -81,6 +83,15 @@ class Detector(LayerwiseDetector):
         trees = len(state["root"])
         parts = [_depths(state, x).sum(dim=1) for x in h.split(max(1, BLOCK_ELEMENTS // trees))]
         return torch.cat([torch.exp2(-depth / (trees * state["normal"])) for depth in parts])
+
+
+def _powers_of_two(ranges: Tensor) -> Tensor:
+    """Units in which (d,) float64 ranges are about 1; 1 for 0. scikit-learn takes ranges below 1e-7 for none.
+
+    As powers of two they round nothing: thresholds are those of the rows as they are.
+    """
+    exponents = torch.frexp(ranges).exponent.clamp(-100, 127)
+    return torch.where(ranges > 0, torch.ldexp(torch.ones_like(ranges), exponents), 1.0)
 
 
 def further_cuts(rows: Tensor) -> Tensor:

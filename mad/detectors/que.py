@@ -11,6 +11,7 @@ Mahalanobis distance. The state's ``signal`` says which.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ class Detector(LayerwiseDetector):
     """Quantum entropy score.
 
     State per layer, float64: ``mean`` (1, d); ``factor`` (d, d) with score = ||(h - mean) factor||^2;
-    ``excess`` lambda_max(C) - 1, ``noise`` what sampling explains of it, and ``signal``, 1 or 0.
+    ``excess`` lambda_max(C) - 1 without shrinkage, ``noise`` what sampling explains of it, and ``signal``, 1 or 0.
 
     Raises:
         FitError: trusted rows that are all equal.
@@ -63,16 +64,24 @@ class Detector(LayerwiseDetector):
         """Whitening and entropy map of a layer; nothing is drawn from ``seed``."""
         config = self.config
         trusted, untrusted = populations["trusted"].moments(layer), populations["untrusted"].moments(layer)
-        whitener = gaussian.whitening(trusted, config.shrinkage, config.rcond, "floor")
+        moment = second_moment_about(untrusted, trusted.mean)
+
+        def whitened(shrinkage: float) -> tuple[Tensor, Tensor]:
+            whitener = gaussian.whitening(trusted, shrinkage, config.rcond, "floor")
+            return whitener, whitener.T @ moment @ whitener
+
+        whitener, stretch = whitened(config.shrinkage)
         values = trusted.eigen[0]
         rank = int((values > config.rcond * values[-1]).sum())
         noise = noise_edge(rank, trusted.count, untrusted.count, config.noise)
-        stretch = whitener.T @ second_moment_about(untrusted, trusted.mean) @ whitener
-        entropy = entropy_map(stretch, config.alpha, noise)
+        # Shrunk whitening stretches the widest trusted directions themselves: without it, that is no signal.
+        plain = whitened(0.0)[1] if config.shrinkage else stretch
+        excess = float(torch.linalg.eigvalsh(plain)[-1]) - 1
+        entropy = entropy_map(stretch, config.alpha, noise if excess > noise else math.inf)
         return {
             "mean": trusted.mean[None],
             "factor": whitener @ entropy.factor,
-            "excess": torch.tensor(entropy.excess, dtype=torch.float64),
+            "excess": torch.tensor(excess, dtype=torch.float64),
             "noise": torch.tensor(noise, dtype=torch.float64),
             "signal": torch.tensor(float(entropy.signal), dtype=torch.float64),
         }

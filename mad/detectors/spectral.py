@@ -58,14 +58,18 @@ class Detector(LayerwiseDetector):
     def fit_layer(self, layer: str, populations: dict[str, Population], seed: int) -> State:
         """Means and directions of the untrusted rows of a layer; nothing is drawn from ``seed``."""
         untrusted = populations["untrusted"]
-        groups = {-1: untrusted.moments(layer)}
-        if self.config.per_class:
-            groups |= {c: m for c, m in untrusted.class_moments(layer).items() if m.count >= 2}
-        count = min(self.config.directions, len(groups[-1].mean))
+        pooled = untrusted.moments(layer)
+        count = min(self.config.directions, len(pooled.mean))
+        means, directions, classes = [pooled.mean], [gaussian.top_directions(pooled, count)], []
+        for c, moments in untrusted.class_moments(layer) if self.config.per_class else ():
+            if moments.count >= 2:
+                means.append(moments.mean)
+                directions.append(gaussian.top_directions(moments, count))
+                classes.append(c)
         return {
-            "means": torch.stack([m.mean for m in groups.values()]),
-            "directions": torch.stack([gaussian.top_directions(m, count) for m in groups.values()]),
-            "classes": torch.tensor([c for c in groups if c >= 0], dtype=torch.int64),
+            "means": torch.stack(means),
+            "directions": torch.stack(directions),
+            "classes": torch.tensor(classes, dtype=torch.int64),
         }
 
     def score_layer(self, state: State, h: Tensor, classes: Tensor | None) -> Tensor:

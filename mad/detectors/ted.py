@@ -4,7 +4,8 @@ A point becomes a trajectory of ranks, counted among the trusted points of a lay
 
 ``class`` (as published): in every layer, the rank of the nearest trusted point of the predicted class.
 ``neighbors``: its ``n_neighbors`` nearest trusted points in the reference layer, and the rank that each of them
-has in every other layer. With a single layer there is nothing to follow, and all scores are 0.
+has in every other layer. A single layer leaves it nothing to follow, and all scores are 0; so are those of
+``class`` where one class is all that is predicted. The state's ``signal`` is then 0.
 
 Entries are log(1 + rank); ``normalize_ranks`` divides ranks by the number of reference points first, by default
 for ``neighbors`` (a logarithm would stretch the ranks within a class and hide those beyond it). Trusted
@@ -117,7 +118,7 @@ class Detector(_base.Detector):
 
     State: ``<layer>/reference`` (m, d), the trusted points, float32 unless they came as float64, and
     ``<layer>/order`` (), the layer's place, int64; ``trajectory/mean`` (c,) and ``trajectory/whitener`` (c, c),
-    float64; for ``class`` also ``trajectory/classes`` (m,) int64.
+    float64; ``trajectory/signal``, 1 or 0; for ``class`` also ``trajectory/classes`` (m,) int64.
 
     Raises:
         FitError: ``class`` on rows without logits, layers that do not have the same positions, an unknown
@@ -143,8 +144,11 @@ class Detector(_base.Detector):
         self.state = {f"{name}/reference": h for name, h in points.layers.items()}
         self.state |= {f"{name}/order": torch.tensor(i) for i, name in enumerate(names)}
         self.state |= {f"{SCORE}/{name}": tensor for name, tensor in self._spread(trajectories).items()}
+        followed = trajectories.shape[1] > 0
         if self.config.variant == "class" and points.classes is not None:
             self.state[f"{SCORE}/classes"] = points.classes
+            followed = bool((points.classes != points.classes[0]).any())
+        self.state[f"{SCORE}/signal"] = torch.tensor(float(followed))
 
     def score(self, batch: Batch) -> dict[str, Tensor]:
         """(n,) distances of the rows' trajectories."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from mad.config import require
-from mad.detectors._base import Batch, Population, State, check_finite, flatten_positions, layer_widths, mean_per_row
+from mad.detectors._base import Batch, Population, State, checked_points, layer_widths, mean_per_row
 from mad.detectors._perceptron import dense, standardisation, standardise, standardised
 from mad.detectors._training import Objective, Step, TrainedDetector, check_training
 from mad.errors import FitError
@@ -82,14 +82,11 @@ class Detector(TrainedDetector):
     def score(self, batch: Batch) -> dict[str, Tensor]:
         scores = {}
         for layer, features in batch.features.items():
-            h, owner = flatten_positions(features, batch.mask)
-            check_finite(h, f"features of layer '{layer}'")
             weights = {name: t.double() for name, t in self.tensors(f"{layer}/").items()}
             if not weights:
                 raise FitError(f"layer '{layer}' was not fitted")
             width = len(weights["mean"])
-            if h.shape[1] != width:
-                raise FitError(f"layer '{layer}' has width {h.shape[1]}, fitted on width {width}")
+            h, owner = checked_points(batch, layer, width)
             parts = [bound(weights, standardise(weights, x), self.config.beta, None) for x in blocks([h])]
             points = torch.cat(parts) / width if parts else h.new_zeros(0, dtype=torch.float64)
             scores[layer] = mean_per_row(points, owner, len(features)) if features.ndim == 3 else points

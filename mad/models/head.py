@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mad.errors import ConfigError
 from mad.models.capture import capture
 from mad.models.classifier import Classifier, Shape
 
@@ -20,19 +21,25 @@ def head_name(classifier: Classifier, input_shape: Shape) -> str | None:
         classifier: in eval mode.
         input_shape: (C, H, W) of one input.
     """
-    names = [name for name, module in classifier.network.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        return None
-    name = names[-1]
     device = classifier.mean.device
     probe = torch.linspace(0, 1, 2, device=device)[:, None, None, None].expand(2, *input_shape)
-    read, logits = capture(classifier.network, [f"{name}.input"], lambda: classifier(probe))
-    h = read[f"{name}.input"]
-    weight, bias = head_weights(classifier, name)
-    if h.ndim != 2 or logits.shape != (2, len(weight)):
-        return None
+    modules = classifier.network.named_modules()
+    # Usually the one registered last; but that may be for training only, or be called before another.
+    for name in reversed([name for name, module in modules if isinstance(module, nn.Linear)]):
+        try:
+            read, logits = capture(classifier.network, [f"{name}.input"], lambda: classifier(probe))
+        except ConfigError:  # not called
+            continue
+        if _gives(logits, read[f"{name}.input"], *head_weights(classifier, name)):
+            return name
+    return None
+
+
+def _gives(logits: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    if h.ndim != 2 or logits.shape != (len(h), len(weight)):
+        return False
     scale = logits.abs().max().clamp(min=1)
-    return name if (h @ weight.T + bias - logits).abs().max() <= TOLERANCE * scale else None
+    return bool((h @ weight.T + bias - logits).abs().max() <= TOLERANCE * scale)
 
 
 def head_weights(classifier: Classifier, name: str) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,36 @@ def keys(engine: Engine, chain: Chain) -> dict[str, str]:
     return found
 
 
+def check_used(chains: Iterable[Chain], names: Iterable[str]) -> None:
+    """Refuse options that only stages read which none of the chains has use for.
+
+    Args:
+        chains: of one stage, or of all subjects of a sweep.
+        names: dotted options that were asked for.
+
+    Raises:
+        ConfigError: an option would change nothing.
+    """
+    unused = [_unused(chain) for chain in chains]
+    for name in names:
+        reasons = [sections.get(name.partition(".")[0], "") for sections in unused]
+        if all(reasons):
+            raise ConfigError(f"--{name} would change nothing: {reasons[0]}")
+
+
+def why_idle(chain: Chain, name: str) -> str:
+    """Why a stage of a chain does nothing; empty where it does something or is not there."""
+    return next((s.passes(stage_config(s, chain.config)) for s in chain.stages if s.name == name), "")
+
+
+def _unused(chain: Chain) -> dict[str, str]:
+    """Sections that only idle stages of a chain read, and why these are idle."""
+    reasons = {stage.name: why_idle(chain, stage.name) for stage in chain.stages}
+    read = {name for stage in chain.stages if not reasons[stage.name] for name in sections_of(stage.Config)}
+    idle = [stage for stage in chain.stages if reasons[stage.name]]
+    return {name: reasons[stage.name] for stage in idle for name in sections_of(stage.Config) - read}
+
+
 def open_reference(reference: str, stage: str, store: Store, settings: Settings) -> Artifact:
     """An artifact by key, given name, local folder, ``runs:/<id>/<folder>`` or ``models:/<name>@<alias>``.
 
@@ -122,13 +153,25 @@ def open_reference(reference: str, stage: str, store: Store, settings: Settings)
     artifact = find_reference(reference, store, settings)
     made, wanted = artifact.meta["stage"], load_stage(stage)
     accepted = (stage, wanted.inputs.get(wanted.hands_on, stage))  # a stage may hand its input on as it is
-    if made in accepted:
-        return artifact
-    lineage = artifact.meta["lineage"]
-    ancestor = next((lineage[name]["key"] for name in accepted if name in lineage), None)
-    if ancestor is None or not store.has(ancestor):
-        raise ArtifactError(f"'{reference}' was made by stage '{made}', an artifact of stage '{stage}' is needed")
-    return store.open(ancestor)
+    if made not in accepted:
+        lineage = artifact.meta["lineage"]
+        ancestor = next((lineage[name]["key"] for name in accepted if name in lineage), None)
+        if ancestor is None or not store.has(ancestor):
+            raise ArtifactError(f"'{reference}' was made by stage '{made}', an artifact of stage '{stage}' is needed")
+        artifact = store.open(ancestor)
+    _check_handed_on(reference, artifact, wanted)
+    return artifact
+
+
+def _check_handed_on(reference: str, artifact: Artifact, wanted: Stage) -> None:
+    """Refuse the input of a stage in place of its result, unless the stage would have handed it on."""
+    made = artifact.meta["stage"]
+    if made == wanted.name:
+        return
+    known = {k: v for k, v in artifact.meta["config"].items() if k in sections_of(wanted.Config)}
+    if not wanted.passes(parse(wanted.Config, known)):
+        needed = f"an artifact of stage '{wanted.name}' is needed: run mad {wanted.name}"
+        raise ArtifactError(f"'{reference}' was made by stage '{made}', {needed}")
 
 
 def find_reference(reference: str, store: Store, settings: Settings) -> Artifact:
@@ -230,4 +273,5 @@ def _giver(section: str, target: str, asked: dict[str, Artifact]) -> str:
     """The flag whose artifact has settled a section."""
     flags = {stage: flag for flag, stage in reference_names(target).items()}
     owners = {stage.name for stage in upstream(target) if section in sections_of(stage.Config)}
-    return next(f"--{flags[name]}" for name, artifact in asked.items() if owners & set(artifact.meta["lineage"]))
+    # What a stage handed on is given as its result, but is not of its making.
+    return next(f"--{flags[name]}" for name, given in asked.items() if owners & {name, *given.meta["lineage"]})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,9 @@ import yaml
 
 from mad import terminal
 from mad.artifacts import Artifact
-from mad.config import Data, Option, describe, nest, parse
+from mad.config import Data, Option, describe, nest, parse, require
 from mad.errors import ArtifactError, ConfigError, nearest
-from mad.files import replacing, temporary_path
+from mad.files import finite, replacing, temporary_path
 from mad.runtime import chain as chains
 from mad.runtime.engine import UPLOADS, Engine
 from mad.runtime.options import RunOptions, new_engine
@@ -74,6 +73,7 @@ def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
         }
         base = read_yaml(options.config) if options.config else {}
         chain = chains.resolve(target, base, overrides, given, engine.store)
+        _check_asked(chain, target, [*overrides], options.force)
         if options.dry_run:
             print_plan(engine, chains.keys(engine, chain), force)
             return None
@@ -84,6 +84,20 @@ def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
     if options.json:
         write_json(options.json, {"key": artifact.key, "registered": registered, **artifact.summary})
     return artifact
+
+
+def _check_asked(chain: chains.Chain, target: str, names: list[str], force: str) -> None:
+    """Refuse a command, and options of it, that would do nothing.
+
+    Raises:
+        ConfigError: nobody would make what is asked for, or read what is set.
+    """
+    for name, asked in ((target, f"mad {target}"), (force, f"--force {force}")):
+        reason = chains.why_idle(chain, name)
+        require(not reason, f"{asked} would do nothing: {reason}")
+    given = force in {stage.name for stage in upstream(target)} - {stage.name for stage in chain.stages}
+    require(not given, f"--force {force} would do nothing: its result is given")
+    chains.check_used([chain], names)
 
 
 def forced(force: str, target: str) -> frozenset[str]:
@@ -165,7 +179,7 @@ def write_json(path: str, data: Any) -> None:
         ConfigError: the file cannot be written.
     """
     with _json_errors_told(path) as target, replacing(target) as temporary:
-        temporary.write_text(json.dumps(_finite(data), indent=1) + "\n")
+        temporary.write_text(json.dumps(finite(data), indent=1) + "\n")
 
 
 @contextmanager
@@ -176,16 +190,6 @@ def _json_errors_told(path: str) -> Iterator[Path]:
         yield Path(path)
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written: {error.strerror}") from None
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def print_result(target: str, artifact: Artifact) -> None:

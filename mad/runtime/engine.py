@@ -69,6 +69,7 @@ class Engine:
     def _identity(self, stage: Stage, config: Any, inputs: dict[str, str]) -> dict[str, Any]:
         workers = getattr(getattr(config, stage.name, None), "workers", 0)
         count = self._launcher().train_workers(workers) if stage.name == "train" else 0
+        inputs = {**inputs, **stage.refers_to(config)}
         facts = identity(stage, config, inputs, self.device, count)
         mended = {name: digest for name, key in inputs.items() if (digest := self._mended(key))}
         return {**facts, "mended": mended} if mended else facts

@@ -35,23 +35,22 @@ class Trial:
 
 @dataclass
 class Group:
-    """The trials on one subject: those that read the same features, what makes these, what was searched in it."""
+    """The trials on one subject: those that read the same features, what makes these, what was searched in it.
+
+    ``label`` says the last in words; it is empty where there is one subject and nothing was.
+    """
 
     chain: Chain
     keys: dict[str, str]
     job: Job
     shared: Space = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def todo(self) -> list[Trial]:
         """Trials that are not done."""
         return [trial for trial in self.trials.values() if not trial.done]
-
-    @property
-    def label(self) -> str:
-        """What was searched in the shared stages, in words; empty where nothing was."""
-        return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in self.shared.items())
 
 
 @dataclass
@@ -109,11 +108,22 @@ def make_plan(study: Study, name: str, flags: dict[str, Any], engine: Engine) ->
             group = _group(whole.data, shared, engine)
             by_shared[label] = groups.setdefault(group.keys[SHARED], group)
         _add_trial(by_shared[label], own, engine)
+    _label([*groups.values()])
+    asked = {*rest, *(name for space in study.search for name in space)}
+    chains.check_used([group.chain for group in groups.values()], sorted(asked))
     facts = {"sweep": name, "data": whole.data, "spaces": study.search, "seed": seed, "algorithm": study.algorithm}
     facts |= {"samples": study.num_samples, "features": sorted(groups), "code": code}
     facts |= {"metric": study.metric, "mode": study.mode}
     report = to_data(whole.config.report)
     return Plan(name, study, seed, report, groups, f"sweep-{fingerprint(facts)}")
+
+
+def _label(groups: list[Group]) -> None:
+    """Tell subjects apart in words: settings without their section, where that suffices."""
+    short = [" ".join(f"{name.rpartition('.')[2]}={value}" for name, value in g.shared.items()) for g in groups]
+    whole = [" ".join(f"{name}={value}" for name, value in g.shared.items()) for g in groups]
+    for group, label in zip(groups, short if len(set(short)) == len(short) else whole, strict=True):
+        group.label = label or ("base" if len(groups) > 1 else "")
 
 
 def _check_searchable(study: Study) -> None:

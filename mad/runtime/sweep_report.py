@@ -52,7 +52,7 @@ def write_report(
     leaderboard = pd.DataFrame(
         [{"subject": plan.groups[r["features"]].label, "detector": named(r), **_picked(r, columns)} for r in board]
     )
-    left_out = ("config", "error", "features")
+    left_out = ("config", "features")
     trials = pd.DataFrame([{**{k: v for k, v in r.items() if k not in left_out}, **_dotted(r)} for r in rows])
     leaderboard.to_csv(folder / "leaderboard.csv", index=False)
     trials.to_csv(folder / "trials.csv", index=False)
@@ -169,13 +169,15 @@ def _print_controls(result: dict[str, Any]) -> None:
 
 def _print_subjects(plan: Plan, result: dict[str, Any]) -> None:
     labels = [subject["label"] for subject in result["subjects"]]
-    lines = pd.DataFrame([{"detector": named(r), "subject": r["subject"], **r} for r in result["leaderboard"]])
+    lines = pd.DataFrame([{**r, "detector": named(r)} for r in result["leaderboard"]])
     grid = lines.pivot_table("auroc", "detector", "subject", sort=False).reindex(columns=labels)
     grid.loc["ensemble"] = [(subject["ensemble"] or {}).get("auroc", float("nan")) for subject in result["subjects"]]
-    grid["mean"] = grid.mean(axis=1)
+    grid["mean"] = grid.mean(axis=1, skipna=False)  # a mean over fewer subjects is no rival of one over all
     grid = grid.sort_values("mean", ascending=False)
+    skylines = [name for name in grid.index if str(name).endswith(SKYLINE)]
+    grid = grid.loc[[name for name in grid.index if name not in skylines] + skylines]
     title = f"{plan.name}: test AUROC of the best of each detector, chosen on validation rows"
-    rows = [(str(name), *(f"{value:.3f}" for value in values)) for name, *values in grid.itertuples()]
+    rows = [(str(n), *("-" if pd.isna(v) else f"{v:.3f}" for v in values)) for n, *values in grid.itertuples()]
     terminal.table(title, ("detector", *grid.columns), rows, right=list(grid.columns))
 
 

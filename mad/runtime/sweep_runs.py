@@ -99,7 +99,8 @@ class SweepRuns:
         self._writer.shutdown(wait=True)
         if best and result:
             self.record.metrics += [(f"best_{k}", float(best[k]), 0) for k in ("val_auroc", *METRICS)]
-            self.record.metrics += [(f"test_{k}", float(v), 0) for k, v in result["model"].items()]
+            known = {k: v for k, v in result["model"].items() if v is not None}
+            self.record.metrics += [(f"test_{k}", float(v), 0) for k, v in known.items()]
             self.record.metrics += [(f"seconds_{k}", v, 0) for k, v in result["seconds"].items()]
             self.record.tags["mad.best"] = best["detector"]
         self.record.files += [(str(path), "plots") for path in plots or []]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
+from collections.abc import Collection
 from typing import Any
 
 from mad.artifacts import Artifact
+from mad.errors import ConfigError, DataError, FitError
 from mad.runtime import chain as chains
 from mad.runtime import sweep_results as results
 from mad.runtime.engine import Engine
 from mad.runtime.sweep_plan import SHARED, WHOLE, Group, Plan
 from mad.runtime.sweep_report import write_report
 from mad.runtime.sweep_runs import RowLog, SweepRuns
-from mad.runtime.trial import STAGES, Row, Work, row_of, trains_in_epochs
+from mad.runtime.trial import STAGES, Row, Work, bare_row, row_of, trains_in_epochs
+
+log = logging.getLogger("mad")
 
 
 class Sweep:
@@ -45,9 +50,9 @@ class Sweep:
         begun = time.monotonic()
         self._runs.open()
         try:
-            shared = {key: chains.run(self.engine, group.chain) for key, group in self.plan.groups.items()}
+            shared = self._shared()
             started = time.monotonic()
-            self._trials()
+            self._trials(shared)
             self.engine.seconds["trials"] = time.monotonic() - started
             self._runs.flush()
             board = self._board()
@@ -60,7 +65,24 @@ class Sweep:
         result["seconds"]["total"] = time.monotonic() - begun
         return result
 
-    def _trials(self) -> None:
+    def _shared(self) -> dict[str, dict[str, Artifact]]:
+        """Artifacts of the shared stages by subject; one that cannot be had costs its own trials, not the others'."""
+        found = {}
+        for key, group in self.plan.groups.items():
+            try:
+                found[key] = chains.run(self.engine, group.chain)
+            except (ConfigError, DataError, FitError) as error:
+                if len(self.plan.groups) == 1:
+                    raise
+                told = " ".join(str(error).split())
+                log.warning("%s: %s", group.label, told)
+                for trial in group.trials.values():
+                    trial.done = True
+                    facts = {"features": key, "status": "failed", "error": told}
+                    self._add({**bare_row(trial.overrides), **facts})
+        return found
+
+    def _trials(self, subjects: Collection[str]) -> None:
         if self.engine.force & set(STAGES):
             # Here and at once: a trial that deleted for itself could take a detector away from another.
             for group in self.plan.groups.values():
@@ -68,7 +90,7 @@ class Sweep:
                     self.engine.store.delete(key)
             shutil.rmtree(self.folder, ignore_errors=True)
         before = self._log.read()
-        work = [one for group in self.plan.groups.values() for one in self._work(group, before)]
+        work = [one for key in subjects for one in self._work(self.plan.groups[key], before)]
         if self.plan.study.algorithm == "optuna":
             (group,) = self.plan.groups.values()
             self._optuna(group, before)
@@ -135,8 +157,8 @@ class Sweep:
     def _result(self, board: list[Row], shared: dict[str, dict[str, Artifact]], seconds: float) -> dict[str, Any]:
         leaderboard = [results.line(self.plan, row) for row in board]
         best, tracker = board[0]["features"], self.engine.tracker
-        groups = self.plan.groups.items()
-        subjects = {key: results.subject(self.engine, self.plan, group, shared[key], board) for key, group in groups}
+        groups = {key: self.plan.groups[key] for key in shared}
+        subjects = {k: results.subject(self.engine, self.plan, g, shared[k], board) for k, g in groups.items()}
         return {
             "sweep": self.plan.name,
             "trials": len(self.rows),

@@ -112,7 +112,7 @@ def attack_facts(before: pd.DataFrame, after: pd.DataFrame, found: dict[str, Ten
             "already_misclassified": int((mine & ~right).sum()),
             "failed": int((mine & right & ~success).sum()),
             "succeeded": int((mine & success).sum()),
-            "clean_rows_dropped": int(dropped.sum() if part == "all" else dropped[part]),
+            "clean_rows_dropped": int(dropped.sum() if part == "all" else dropped.get(part, 0)),
             "accuracy_before": _share(right[mine]),
             "robust_accuracy": _share((right & (found["answer"] == labels))[mine]),
             "mean_perturbation": float(sizes.mean()) if len(sizes) else None,

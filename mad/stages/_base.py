@@ -30,7 +30,10 @@ class Stage:
         version: bumped when the meaning changes in a way the code digest cannot see.
         identity: plain JSON that enters the key beside the config: digests of external data, worker counts
             that change bits. Called with the config and the number of workers.
-        passes: whether a config asks nothing of the stage; its result is then the input ``hands_on`` itself.
+        refers_to: keys of artifacts that a config names, beside the inputs, by what they are: they enter the key as
+            inputs do, and are kept as long.
+        passes: why a config asks nothing of the stage, empty if it does ask; its result is then the input
+            ``hands_on`` itself.
         hands_on: name of that input.
     """
 
@@ -40,7 +43,8 @@ class Stage:
     run: Callable[[Any, dict[str, Any], Context], None]
     version: int = 1
     identity: Callable[[Any, int], dict[str, Any]] = field(default=lambda config, workers: {})
-    passes: Callable[[Any], bool] = field(default=lambda config: False)
+    refers_to: Callable[[Any], dict[str, str]] = field(default=lambda config: {})
+    passes: Callable[[Any], str] = field(default=lambda config: "")
     hands_on: str = ""
 
 

@@ -27,6 +27,7 @@ from mad.errors import DataError
 from mad.files import KEY
 from mad.models.attacks import Attacked, Ball, Objective, fgsm, pgd
 from mad.models.load import load_classifier
+from mad.registry import name_of
 from mad.stages import _heads as heads
 from mad.stages._attack_rows import attack_facts, attacked_rows, changed_facts, read_facts, rows_to_attack
 from mad.stages._base import Stage
@@ -99,9 +100,16 @@ class Config:
     seed: int = 0
 
 
-def _passes(config: Config) -> bool:
+def _passes(config: Config) -> str:
     """Most tasks mark no rows for an attack."""
-    return not getattr(sys.modules[type(config.task).__module__], "ATTACKED", False)
+    module = type(config.task).__module__
+    marks = getattr(sys.modules[module], "ATTACKED", False)
+    return "" if marks else f"task {name_of('tasks', module)} has no rows to attack (adversarial has)"
+
+
+def _refers_to(config: Config) -> dict[str, str]:
+    detector = config.attack.detector
+    return {} if detector is None or _passes(config) else {"detector": detector}
 
 
 def make_objective(read: Read, head: str, labels: Tensor, options: Options, classes: int) -> Objective:
@@ -235,7 +243,8 @@ def _check_success(found: dict[str, Tensor], split: Split, options: Options) -> 
 
 def _advice(options: Options) -> str:
     weight = f", or lower --attack.detector_weight ({options.detector_weight:g})" if options.detector else ""
-    return f"raise --attack.epsilon ({options.epsilon:.4g}) or --attack.steps ({options.steps}){weight}"
+    steps = f" or --attack.steps ({options.steps})" if options.method == "pgd" else ""
+    return f"raise --attack.epsilon ({options.epsilon:.4g}){steps}{weight}"
 
 
 def _tell(split: Split, table: pd.DataFrame, found: dict[str, Tensor], context: Context) -> None:
@@ -247,6 +256,7 @@ def _tell(split: Split, table: pd.DataFrame, found: dict[str, Tensor], context: 
         "scale": split.summary["scale"],
         "facts": {**split.summary["facts"], **changed_facts(rows), "attack": facts},
         "rows": rows,
+        **facts["all"],
     }
     for part, values in facts.items():
         prefix = "" if part == "all" else f"{part}_"
@@ -257,4 +267,12 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-STAGE = Stage("attack", Config, {"split": "prepare", "checkpoint": "train"}, run, passes=_passes, hands_on="split")
+STAGE = Stage(
+    "attack",
+    Config,
+    {"split": "prepare", "checkpoint": "train"},
+    run,
+    refers_to=_refers_to,
+    passes=_passes,
+    hands_on="split",
+)

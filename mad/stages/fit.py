@@ -103,11 +103,12 @@ def write(config: Config, detector: Detector, context: Context) -> None:
         "supervised": detector.supervised,
         "fits_on": list(detector.fits_on),
     }
-    # A method may find nothing to go by, and then falls back: its result is to say so.
-    silent = [name.removesuffix("/signal") for name, t in tensors.items() if name.endswith("/signal") and not float(t)]
-    if silent:
-        context.summary["layers_without_signal"] = ", ".join(silent)
-        context.metrics["layers_without_signal"] = len(silent)
+    # A method may find nothing to go by and fall back, or stop short of its aim: its result is to say so.
+    for flag, title in (("signal", "layers_without_signal"), ("converged", "layers_not_converged")):
+        layers = [name.removesuffix(f"/{flag}") for name, t in tensors.items() if name.endswith(f"/{flag}") and not t]
+        if layers:
+            context.summary[title] = ", ".join(layers)
+            context.metrics[title] = len(layers)
 
 
 def load_detector(fitted: FittedDetector, subject: Subject | None = None) -> Detector:

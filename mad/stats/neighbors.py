@@ -17,10 +17,10 @@ SPARE = 8  # candidates beyond k that the float32 pass hands to the float64 pass
 def nearest(queries: Tensor, reference: Tensor, k: int, metric: Metric = "euclidean") -> tuple[Tensor, Tensor]:
     """The k nearest reference rows of each query.
 
-    Candidates come from a float32 matrix product about the reference mean; their distances are then computed
-    in float64 from differences. Where rounding could have hidden a neighbour among the rows left out, that
-    query is searched again among all rows within the rounding error, so the answer is that of a float64
-    search.
+    Candidates come from a float32 matrix product about the reference mean, in units of the reference; their
+    distances are then computed in float64 from differences. Where rounding or overflow could have hidden a
+    neighbour among the rows left out, that query is searched again among all rows within the error, so the answer
+    is that of a float64 search.
 
     Args:
         queries: (n, d) of any float dtype.
@@ -54,15 +54,19 @@ class _Search:
         width = reference.shape[1]
         parts = reference.split(max(1, BLOCK_ELEMENTS // max(1, width)))
         self.centre = torch.stack([_rows(p, metric).sum(dim=0) for p in parts]).sum(dim=0) / len(reference)
-        self.centred = torch.cat([(_rows(p, metric) - self.centre).float() for p in parts])
+        self.scale = max(float((_rows(p, metric) - self.centre).abs().max()) for p in parts) or 1.0
+        self.centred = torch.cat([self._float32(_rows(p, metric)) for p in parts])
         self.norms = self.centred.square().sum(dim=1)
         # Rounding of a product of n terms grows like sqrt(n) units in practice (Higham and Mary, 2019).
         self.unit = (8 + 4 * width**0.5) * torch.finfo(torch.float32).eps
         self.largest = float(self.norms.max())
 
+    def _float32(self, rows: Tensor) -> Tensor:
+        return ((rows - self.centre) / self.scale).float()
+
     def __call__(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         q = _rows(queries, self.metric)
-        centred = (q - self.centre).float()
+        centred = self._float32(q)
         norms = centred.square().sum(dim=1)
         rough = torch.addmm(self.norms, centred, self.centred.T, alpha=-2).add_(norms[:, None])
         wanted = min(self.k + SPARE, len(self.reference))
@@ -70,9 +74,11 @@ class _Search:
         squares, index = self._refine(q, candidates)
         if wanted < len(self.reference):
             slack = self.unit * (norms.double() + self.largest)
-            doubtful = squares[:, -1] > values[:, -1].double() - slack
+            reached = squares[:, -1] / self.scale / self.scale
+            # Negated: a query whose products overflowed to infinity or NaN is doubtful, and every row close.
+            doubtful = ~(reached <= values[:, -1].double() - slack)
             for row in doubtful.nonzero().flatten().tolist():
-                close = (rough[row] <= squares[row, -1] + slack[row]).nonzero().flatten()
+                close = (~(rough[row] > reached[row] + slack[row])).nonzero().flatten()
                 squares[row], index[row] = self._among(q[row], close)
         return (squares / 2 if self.metric == "cosine" else squares.sqrt()), index
 

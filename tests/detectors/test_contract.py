@@ -284,6 +284,17 @@ def test_unusable_input_is_told_in_one_line(case):
 
 
 @every_case
+def test_rows_that_are_all_equal_are_scored_or_told_in_one_line(case):
+    flat = FLAT.change(lambda batch: with_features(batch, torch.ones_like))
+    try:
+        found = fitted(case, flat).score(flat.test)
+    except FitError as error:
+        assert "all" in str(error) and "equal" in str(error) and "\n" not in str(error)
+    else:
+        assert all(torch.isfinite(scores).all() for scores in found.values())
+
+
+@every_case
 def test_another_width_is_told_in_one_line(case):
     if make(case, FLAT).needs == {"model"}:
         pytest.skip("reads nothing of the batch but inputs, which are the model's to refuse")

@@ -59,6 +59,16 @@ def test_the_same_population_twice_is_no_signal_and_scores_as_mahalanobis():
     assert fit(same[0], same[1], noise="one_sample").state["x/signal"] == 1
 
 
+@pytest.mark.parametrize("shrinkage", [0.1, 0.5, 1.0])
+def test_shrinkage_of_the_whitening_is_no_signal(shrinkage):
+    draws = torch.Generator().manual_seed(3)
+    same = [Batch({"x": torch.randn(n, 20, generator=draws) * torch.linspace(0.1, 5, 20)}) for n in (9000, 8000, 50)]
+    detector = fit(same[0], same[1], shrinkage=shrinkage)
+    assert detector.state["x/signal"] == 0 and detector.state["x/excess"] < detector.state["x/noise"]
+    expected = by_mahalanobis(same[0], same[2], shrinkage=shrinkage)
+    torch.testing.assert_close(detector.score(same[2]), expected, rtol=1e-9, atol=0)
+
+
 def test_no_more_rows_than_directions_can_show_no_signal():
     draws = torch.Generator().manual_seed(1)
     few, many = (Batch({"x": torch.randn(n, 40, generator=draws)}) for n in (30, 300))

@@ -102,6 +102,15 @@ def test_forest_rounds_rows_as_scikit_learn_does_at_its_thresholds():
     np.testing.assert_allclose(score(detector, at), -forest.score_samples(at.numpy()), rtol=1e-12)
 
 
+@pytest.mark.parametrize("unit", [2.0**-100, 2.0**-30, 2.0**100])
+def test_forest_does_not_hang_on_the_unit_of_a_coordinate(unit):
+    # scikit-learn itself cuts no coordinate of a range below 1e-7.
+    trusted, test = data()
+    units = torch.where(torch.arange(trusted.shape[1]) % 2 == 0, unit, 1.0)
+    found, expected = (score(fit("isolation_forest", u * trusted), u * test) for u in (units, torch.ones(())))
+    assert np.array_equal(found, expected) and len(np.unique(found)) > 10
+
+
 def test_forest_on_repeated_rows_and_one_coordinate():
     trusted = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 5.0])[:, None]
     seed = sklearn_seed(SEED, "isolation_forest", "first")

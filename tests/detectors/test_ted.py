@@ -158,6 +158,18 @@ def test_contaminated_trusted_rows_are_left_out_of_the_spread():
     assert gap[1] > gap[0]
 
 
+@pytest.mark.parametrize("variant", ["class", "neighbors"])
+def test_a_fit_with_nothing_to_follow_says_so(variant):
+    trusted, test = rows(60, 1), rows(20, 2)
+    assert fitted(trusted, variant=variant).state["trajectory/signal"] == 1
+    if variant == "class":
+        one = [replace(given, logits=torch.eye(4)[:1].expand(len(given), -1)) for given in (trusted, test)]
+    else:
+        one = [replace(given, features={"a": given.features["a"]}) for given in (trusted, test)]
+    detector = fitted(one[0], variant=variant)
+    assert detector.state["trajectory/signal"] == 0 and not score(detector, one[1]).any()
+
+
 def test_ranks_can_be_normalised():
     trusted, test = rows(200, 1), rows(80, 2, strays=40)
     detector = fitted(trusted, normalize_ranks=True)

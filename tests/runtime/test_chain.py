@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from mad.__main__ import main
 from mad.artifacts import Artifact
 from mad.context import Silent
 from mad.errors import ArtifactError, ConfigError
@@ -89,6 +90,47 @@ def test_options_that_do_nothing_are_refused(world, target, flags, given, said):
     with pytest.raises(ConfigError) as error:
         resolved(world, target, flags, **{name: world.artifacts[name] for name in given})
     assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["attack"], "mad attack would do nothing: task backdoor has no rows to attack (adversarial has)"),
+        (["attack", "--dry_run"], "mad attack would do nothing: task backdoor has no rows to attack"),
+        (["detect", "--attack.epsilon", "0.3"], "--attack.epsilon would change nothing: task backdoor has no rows"),
+        (["detect", "--force", "attack"], "--force attack would do nothing: task backdoor has no rows to attack"),
+        (["sweep", "backdoor", "--attack.epsilon", "0.3"], "--attack.epsilon would change nothing: task backdoor"),
+        (["sweep", "adversarial", "--task", "backdoor"], "--attack.epsilon would change nothing: task backdoor"),
+        (["detect", "--task", "adversarial", "--attack.epsilon", "0.3"], ""),
+        (["detect", "--force", "all"], ""),
+        (["sweep", "adversarial", "--attack.steps", "3"], ""),
+    ],
+)
+def test_attacks_on_a_task_without_rows_to_attack_are_refused(words, said, capsys):
+    words = words if "--dry_run" in words else [*words, "--dry_run"]
+    assert main([*words, "--no_tracking"]) == (2 if said else 0)
+    told = capsys.readouterr().err.strip()
+    assert "\n" not in told and said in told and bool(said) == bool(told)
+
+
+def test_what_is_given_cannot_be_forced(world, capsys, monkeypatch):
+    monkeypatch.setenv("MAD_STORE", world.engine.store.uri)
+    words = ["detect", "--fitted", world.artifacts["fit"].key, "--no_tracking", "--dry_run", "--force"]
+    assert main([*words, "fit"]) == 2 and main([*words, "detect"]) == 0
+    assert "--force fit would do nothing: its result is given" in capsys.readouterr().err
+
+
+def test_options_of_an_attack_are_refused_where_its_result_is_given(world):
+    with pytest.raises(ConfigError, match="--attack.epsilon would change nothing: --attacked is given"):
+        resolved(world, "extract", {"attack.epsilon": "0.3"}, attack=world.split)
+
+
+def test_rows_that_are_yet_to_be_attacked_do_not_pass_for_attacked_ones(world):
+    store, settings = world.engine.store, world.engine.settings
+    marked = world.run("prepare", {"task": "adversarial"})["prepare"]
+    with pytest.raises(ArtifactError, match="was made by stage 'prepare', an artifact of stage 'attack' is needed"):
+        open_reference(marked.key, "attack", store, settings)
+    assert open_reference(world.split.key, "attack", store, settings).key == world.split.key
 
 
 def test_a_detector_keeps_its_model_on_other_rows(world, elsewhere):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,15 @@ from mad.artifacts import AttackedSplit
 from mad.context import Silent
 from mad.errors import ArtifactError, ConfigError, DataError
 from mad.models.load import load_classifier
+from mad.runtime import chain as chains
+from mad.runtime.engine import Engine
+from mad.runtime.identity import code_digest
+from mad.runtime.upkeep import _kept
 from mad.stages._attack_rows import attack_facts, attacked_rows, changed_facts
 from mad.stages._detector_score import DIFFERENTIABLE, DetectorScore
 from mad.stages.attack import Options, make_objective
 from mad.tasks._splits import MIXED
-from tests.conftest import World, make_engine, run_chain
+from tests.conftest import SMALL, World, make_engine, run_chain
 
 FLAGS = {
     "task": "adversarial",
@@ -83,16 +88,33 @@ def test_the_chain_runs_through(attacked):
     assert made["extract"].rows["id"].tolist() == ids.tolist()
     assert made["detect"].summary["auroc"] > 0.95
     assert "trigger.png" in made["report"].summary["plots"]
-    assert np.isnan(made["train"].summary["attack_success_rate"]), "no row carries a backdoor"
+    assert made["train"].summary["attack_success_rate"] is None, "no row carries a backdoor"
+
+
+def test_other_programs_can_read_what_is_written(attacked):
+    """JSON has no spelling for NaN, such as the success rate of a backdoor that no row carries."""
+    files = [file for artifact in attacked.artifacts.values() for file in artifact.folder.glob("*.json")]
+    assert {"meta.json", "history.json", "metrics.json"} <= {file.name for file in files}
+    for file in files:
+        json.loads(file.read_text(), parse_constant=lambda name, file=file: pytest.fail(f"{name} in {file}"))
 
 
 def test_a_task_without_rows_to_attack_is_handed_on(world):
     assert world.artifacts["attack"].key == world.split.key
 
 
+def test_a_backdoored_model_can_be_attacked_on_rows_it_never_saw(world):
+    """Both tasks cut a data set alike, so that held-out rows of one are held-out rows of the other."""
+    flags = {"task": "adversarial", "task.max_rows": "600", "attack.epsilon": "0.3", "attack.steps": "5"}
+    made = world.run("extract", flags, train=world.checkpoint)
+    assert made["train"].key == world.checkpoint.key and made["attack"].key.startswith("attack-")
+    for part in ("calibration", "untrusted", "validation", "test"):
+        assert not made["attack"].numbers(part) & world.split.numbers("train")
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_attacked_rows_are_near_the_clean_ones_and_answered_wrong(attacked, model, norm):
-    epsilon = {"linf": 0.25, "l2": 1.2}[norm]
+    epsilon = {"linf": 0.25, "l2": 1.5}[norm]
     split = attack(attacked, norm=norm, epsilon=epsilon)
     rows = anomalous(split)
     images, clean = split.images(rows), untouched(split, rows)
@@ -218,6 +240,8 @@ def test_other_heads_are_attacked(tmp_path, head):
 def test_an_attack_that_fails_is_an_error(attacked):
     with pytest.raises(DataError, match=r"the attack failed: .* 0\.\d+ of the attacked rows right.*epsilon \(0.01\)"):
         attack(attacked, epsilon=0.01)
+    with pytest.raises(DataError, match=r"epsilon \(0.01\)$"):  # fgsm has no steps to raise
+        attack(attacked, epsilon=0.01, method="fgsm")
     facts = attack(attacked, epsilon=0.05, max_robust_accuracy=1).summary["facts"]["attack"]["all"]
     assert facts["robust_accuracy"] > 0.1
 
@@ -234,6 +258,32 @@ def test_an_adaptive_attack_lowers_the_auroc_of_its_detector(attacked):
 
 
 TRAINED = ("vae", "abstraction", "finetuning")
+
+
+def test_an_adaptive_attack_hangs_on_its_detector(attacked, monkeypatch):
+    """On its code as it is today, and it keeps the detector from being collected."""
+    fitted, plain = attacked.artifacts["fit"].key, attacked.artifacts["attack"].key
+    against = {**FLAGS, "attack.detector": fitted}
+
+    def keys() -> tuple[str, str]:
+        engine = Engine(attacked.engine.settings, attacked.engine.store)
+        chosen = [chains.resolve("attack", SMALL, flags, {}, engine.store) for flags in (FLAGS, against)]
+        return tuple(chains.keys(engine, chain)["attack"] for chain in chosen)
+
+    made = attack(attacked, detector=fitted)
+    assert keys() == (plain, made.key) and made.meta["inputs"]["detector"] == fitted
+    assert fitted in _kept(attacked.engine.store, made.meta["created"] - 1e-3)
+    assert "detector" not in attacked.artifacts["attack"].meta["inputs"]
+    mended = lambda *modules: code_digest(*modules) + ("!" if "mad.detectors.mahalanobis" in modules else "")  # noqa: E731
+    monkeypatch.setattr("mad.runtime.engine.code_digest", mended)
+    after = keys()
+    assert after[0] == plain and after[1] != made.key
+
+
+def test_what_became_of_the_attack_is_told(attacked):
+    summary = attacked.artifacts["attack"].summary
+    assert summary["robust_accuracy"] == summary["facts"]["attack"]["all"]["robust_accuracy"]
+    assert summary["succeeded"] == summary["facts"]["attack"]["all"]["succeeded"] > 0
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -380,6 +430,13 @@ def test_parts_of_one_kind_stay_of_one_kind():
     none = table_of("test", 10, 0)
     left = attacked_rows(none, {k: v[:0] for k, v in outcome(every, [True] * 10).items()}, first=0, seed=0)
     assert left.equals(none)
+
+
+def test_parts_without_clean_rows_are_counted():
+    table = table_of("test", 0, 5)
+    found = outcome(table, [True] * 4 + [False])
+    facts = attack_facts(table, attacked_rows(table, found, 0, seed=1), found)
+    assert facts["test"]["succeeded"] == 4 and facts["test"]["clean_rows_dropped"] == 0
 
 
 def test_facts_of_the_task_are_brought_up_to_date():

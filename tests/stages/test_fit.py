@@ -89,6 +89,25 @@ def test_a_detector_that_needs_logits_says_so(world):
         world.run("fit", {"detector.class_conditional": "true"}, extract=without)
 
 
+@pytest.mark.parametrize(
+    ("flags", "title", "told"),
+    [
+        ({"detector": "gmm", "detector.components": "8", "detector.max_iter": "1"}, "layers_not_converged", True),
+        ({"detector": "gmm"}, "layers_not_converged", False),
+        ({"detector": "que", "detector.noise": "none"}, "layers_without_signal", False),
+    ],
+)
+def test_a_fit_that_fell_short_says_so(world, flags, title, told):
+    summary = world.run("fit", flags, extract=world.features)["fit"].summary
+    assert summary.get(title) == (", ".join(world.features.layers) if told else None)
+
+
+def test_layers_without_signal_are_told(world):
+    few = world.run("extract", {"task.trusted_fraction": "0.1"}, train=world.checkpoint)["extract"]
+    summary = world.run("fit", {"detector": "que"}, extract=few)["fit"].summary
+    assert summary["layers_without_signal"] == "layers.0.output, layers.1.output"
+
+
 def test_rows_that_are_not_there_are_told(world):
     only = world.run("extract", {"extract.parts": "[test]"}, prepare=world.split, train=world.checkpoint)["extract"]
     with pytest.raises(ConfigError, match="no features of part 'trusted'"):

@@ -63,6 +63,18 @@ def test_many_duplicates_are_searched_again_and_found():
     np.testing.assert_allclose(distances, np.tile([0, np.sqrt(2)], (4, 1)), atol=1e-12)
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_squares_outside_the_range_of_float32_hide_no_neighbour(unit):
+    draws = torch.Generator().manual_seed(5)
+    reference, queries = (unit * torch.randn(n, 4, generator=draws) for n in (300, 40))
+    queries[0] *= 1e7  # far beyond even in units of the reference
+    queries[1] = 3e37
+    distances, index = nearest(queries, reference, 3)
+    expected = _brute(queries.double(), reference.double(), "euclidean").sort(dim=1, stable=True)
+    assert torch.equal(index, expected.indices[:, :3])
+    torch.testing.assert_close(distances, expected.values[:, :3], rtol=1e-12, atol=0)
+
+
 def test_equal_distances_keep_the_order_of_the_reference():
     reference = torch.tensor([[2.0], [0.0], [2.0], [0.0]])
     _, index = nearest(torch.tensor([[1.0]]), reference, 4)
