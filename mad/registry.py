@@ -20,6 +20,7 @@ FOLDERS = {
     "triggers": "mad.tasks.triggers",
     "models": "mad.models.architectures",
     "detectors": "mad.detectors",
+    "bets": "mad.stats.bets",
     "stages": "mad.stages",
 }
 

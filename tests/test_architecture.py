@@ -56,6 +56,7 @@ PLUGIN_FOLDERS = (
     "mad.tasks.triggers",
     "mad.models.architectures",
     "mad.detectors",
+    "mad.stats.bets",
     "mad.behaviors",
     "mad.stages",
 )
