@@ -62,8 +62,8 @@ class Detector(ABC):
     ``needs`` is a subset of {"features", "logits", "head", "model"}, and an instance whose config asks for
     more than its class does says so in ``__init__``; ``trains_in_epochs`` is
     True if ``fit`` calls ``report(epoch, state)`` after every epoch; ``supervised`` marks a skyline that sees
-    the anomaly labels of ``Population.is_anomalous``. ``subject`` is set by whoever runs a detector that needs
-    the head or the model; it is no part of the state.
+    the anomaly labels of ``Population.is_anomalous``. ``subject`` is set by whoever runs a detector that says
+    it needs the head or the model, and None for all others; it is no part of the state.
     """
 
     fits_on: ClassVar[tuple[str, ...]] = ("trusted",)

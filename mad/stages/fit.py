@@ -50,9 +50,9 @@ class Config:
 
 
 def new_detector(config: Any, subject: Subject | None = None) -> Detector:
-    """An unfitted detector of a plug-in config, for features of ``subject``."""
+    """An unfitted detector of a plug-in config, for features of ``subject``, which it sees if it says it needs to."""
     detector: Detector = sys.modules[type(config).__module__].Detector(config)
-    detector.subject = subject
+    detector.subject = subject if detector.needs & {"head", "model"} else None
     return detector
 
 
