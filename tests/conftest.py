@@ -38,11 +38,15 @@ SMALL = {
 """Settings of the shared model: digits, a corner trigger, an MLP, no launcher."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the two test processes one gets the real Ray clusters, one after another; the other shares out the files."""
+    """Of the two test processes one runs the real Ray clusters, one after another, the other the files without.
+
+    First, because what distributes the tests reads the marks in the same hook.
+    """
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
