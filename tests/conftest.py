@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Read when torch, Ray and MLflow are imported.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -18,6 +19,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("MAD_STORE", None)
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from mad.artifacts import Artifact, Checkpoint, Features, Split
 from mad.runtime import chain as chains
@@ -25,6 +27,7 @@ from mad.runtime.engine import Engine
 from mad.runtime.settings import Settings
 from mad.store import Store
 
+ROOT = Path(__file__).parents[1]
 OUTSIDE = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MAD_STORE")
 for name in ("mlflow", "alembic"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -38,16 +41,21 @@ SMALL = {
 """Settings of the shared model: digits, a corner trigger, an MLP, no launcher."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the two test processes one runs the real Ray clusters, one after another, the other the files without.
-
-    First, because what distributes the tests reads the marks in the same hook.
-    """
+    """Tests with a real Ray cluster come first: they take longest."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Of the two test processes one runs the real Ray clusters, one after another; files stay whole."""
+    return _OneForRay(config, log)
+
+
+class _OneForRay(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        whole = "pytestmark = pytest.mark.ray" in (ROOT / file).read_text(encoding="utf-8")
+        return "ray" if whole else file
 
 
 @pytest.fixture(autouse=True)
