@@ -15,6 +15,7 @@ COMMANDS = {
     "fit": "fit a detector on trusted (and untrusted) features",
     "detect": "score rows with a fitted detector, measure AUROC, AP, FPR at 95% TPR",
     "report": "plots of a detector's scores and its worst mistakes; with --experiment NAME alone, a table of its runs",
+    "audit": "has the behaviour of a candidate shifted from that of a baseline? From --scores FILE, pair by pair",
     "sweep": "mad sweep NAME: a whole study with Ray Tune (the same as python -m mad.sweep NAME)",
     "gc": "delete old artifacts: --keep_days N, --dry_run",
     "ui": "open the MLflow UI on loopback: --port N",
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when done, 2 after a mistake in what was asked or given (told in one line), 130 after Ctrl-C.
+        0 when done, 2 after a mistake in what was asked or given (told in one line), 3 at a verdict that
+        ``audit --fail_on`` names, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _dispatch(words))
@@ -58,6 +60,8 @@ def _dispatch(words: list[str]) -> int | None:
         from mad.sweep import run
 
         return run(rest)
+    if command == "audit":
+        return _audit(rest)
     if command in STAGES:
         return _stage(command, rest)
     from mad.runtime import upkeep
@@ -70,6 +74,20 @@ def _usage() -> None:
 
     terminal.out.print("usage: mad COMMAND [--section.option VALUE ...]      mad COMMAND -h")
     terminal.table("", ("command", "does"), COMMANDS.items())
+
+
+def _audit(words: list[str]) -> int:
+    from mad.config import split_flags
+    from mad.runtime import audit_command
+
+    asked = {"-h", "--help"} & set(words)
+    flags = split_flags(audit_command.join_range([w for w in words if w not in asked]))
+    if not asked:
+        return audit_command.run(flags)
+    from mad.terminal import options_help
+
+    options_help("mad audit", COMMANDS["audit"], audit_command.help_groups(flags))
+    return 0
 
 
 def _stage(target: str, words: list[str]) -> int:

@@ -13,7 +13,7 @@ def run_stage(stage: str, **settings: Any) -> Artifact:
     """Run a stage and whatever it needs; what is done already is found, not repeated.
 
     Args:
-        stage: ``prepare``, ``train``, ``attack``, ``extract``, ``fit``, ``detect`` or ``report``.
+        stage: ``prepare``, ``train``, ``attack``, ``extract``, ``fit``, ``detect``, ``report`` or ``audit``.
         settings: sections as nested dicts (``task={"dataset": "mnist", "root": "data"}``, ``model="cnn"``,
             ``train={"epochs": 2}``), run options (``name="mnist-corner"``, ``no_tracking=True``) and inputs
             as an Artifact or anything the command line takes (``checkpoint="mnist-corner"``).

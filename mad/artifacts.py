@@ -242,3 +242,25 @@ class Report(Artifact):
     """Plots and tables."""
 
     stage = "report"
+
+
+class ScorePairs(Artifact):
+    """Scores of a baseline and a candidate on the same prompts."""
+
+    stage = "pairs"
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One line per pair, in order: id, cluster, baseline, candidate (NaN where missing)."""
+        return self.table("pairs.parquet")
+
+
+class AuditTrace(Artifact):
+    """A behavioural-shift audit: ``verdict.json``, and ``trace.parquet`` with the test after each prompt."""
+
+    stage = "audit"
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What was found, see ``mad.stages.audit``."""
+        return self.json("verdict.json")

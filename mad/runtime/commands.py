@@ -13,7 +13,7 @@ import yaml
 
 from mad import terminal
 from mad.artifacts import Artifact
-from mad.config import Data, Option, describe, nest, parse, require
+from mad.config import Data, Option, describe, merge_flags, parse, require
 from mad.errors import ArtifactError, ConfigError, nearest
 from mad.files import finite, replacing, temporary_path
 from mad.runtime import chain as chains
@@ -204,7 +204,7 @@ def help_options(target: str, flags: dict[str, Any]) -> list[tuple[str, list[Opt
     """Every option of a stage's command, in groups."""
     stages = upstream(target)
     cls = chain_config(stages)
-    chosen = {k: v for k, v in flags.items() if k in sections(cls)}
+    chosen = {k: v for k, v in flags.items() if k.partition(".")[0] in sections(cls)}
     groups = [("Run", describe(RunOptions, {}))]
     inputs = [
         Option(name, "artifact", None, f"what stage '{stage}' made")
@@ -212,8 +212,5 @@ def help_options(target: str, flags: dict[str, Any]) -> list[tuple[str, list[Opt
     ]
     if inputs:
         groups.append(("Inputs: a key, a name, a folder, runs:/<id>/<folder> or models:/<name>@<alias>", inputs))
-    data: Data = {}
-    for name, value in chosen.items():
-        data |= nest(name, value)
-    groups.append(("Settings", describe(cls, data)))
+    groups.append(("Settings", describe(cls, merge_flags(cls, {}, chosen))))
     return groups

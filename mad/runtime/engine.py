@@ -29,6 +29,7 @@ UPLOADS = {
     "train": ("checkpoint", ("weights.safetensors", "model.json", "history.json")),
     "fit": ("detector", ("state.safetensors",)),
     "detect": ("scores", ("metrics.json",)),
+    "audit": ("audit", ("verdict.json", "trace.parquet")),
 }
 """Payload files that go to the tracker, so that the artifact can be taken back from there; others stay in the store."""
 

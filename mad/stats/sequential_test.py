@@ -8,7 +8,7 @@ units (prompts), whatever the dependence inside one (2310.19384, 2410.19406, wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,15 +122,19 @@ class SequentialTest:
             streams: (F,) numbers of the streams, by default 0..F-1.
             learn_last: whether the bet learns from the last batch too, as it must to go on afterwards.
         """
+        path = torch.cat(list(self.walk(units, streams, learn_last)), dim=2)
+        return Result(path, self.rejected_at, self.shift_lower_bound, units.units)
+
+    def walk(self, units: Pairs, streams: Tensor | None = None, learn_last: bool = True) -> Iterator[Tensor]:
+        """As :meth:`run`, batch by batch, so that one may stop: yields (F, T, B) log wealth after each unit."""
         require(not self.state, "a test that has begun takes more pairs by update")
-        state, paths = self._started(checked(units), streams), []
+        state = self._started(checked(units), streams)
         for start in range(0, units.units, self.settings.batch_size):
             stop = min(start + self.settings.batch_size, units.units)
             learn = learn_last or stop < units.units
             state, path = self._step(state, units.cut(start, stop), units.cut(0, stop), learn)
-            paths.append(path)
-        self.state = {**state, **_kept(units)}
-        return Result(torch.cat(paths, dim=2), self.rejected_at, self.shift_lower_bound, units.units)
+            self.state = {**state, **_kept(units.cut(0, stop))}
+            yield path
 
     def _started(self, units: Pairs, streams: Tensor | None) -> State:
         streams = torch.arange(units.streams) if streams is None else streams
