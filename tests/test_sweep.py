@@ -112,7 +112,11 @@ def test_the_best_of_each_detector_was_chosen_on_validation_rows(home, finished)
     best = trials.groupby("detector")["val_auroc"].max()
     assert {line["detector"]: line["val_auroc"] for line in finished["leaderboard"]} == pytest.approx(best.to_dict())
     assert {p.name for p in folder.glob("*.png")} == {
-        f"{name}.png" for name in ("leaderboard", "search", "training", "trigger", "layers", "agreement")
+        f"{name}.png"
+        for name in (
+            *("leaderboard", "search", "training", "trigger", "layers"),
+            *("agreement", "controls", "pca", "variance"),
+        )
     }
     for line in finished["leaderboard"]:
         assert (folder / line["detector"] / "roc.png").stat().st_size > 5000

@@ -5,6 +5,7 @@ The figures of whole studies are here to import too; all take data alone and ret
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,6 +173,8 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     features: Features = inputs["features"]
     options = config.report
     table, figures = scores.table("scores.parquet"), scores.json("metrics.json")
+    if figures["threshold"]["score"] is None:  # JSON has no infinity: no row is above the threshold
+        figures["threshold"]["score"] = math.inf
     threshold = figures["threshold"]["score"]
     mistakes = worst_mistakes(table, threshold, options.worst_mistakes)
     images = split.images(rows_by_id(split.rows, mistakes["id"]))
