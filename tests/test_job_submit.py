@@ -85,7 +85,7 @@ def wait_until_up(port: int, head: subprocess.Popen, log: Path) -> None:
 def test_the_main_job_runs_by_ray_job_submit(cluster, tmp_path):
     home, out = tmp_path / "home", tmp_path / "result.json"
     runtime = json.dumps({"env_vars": {"MAD_HOME": str(home)}})
-    job = ["python", "-m", "mad.sweep", "backdoor", "--num_samples", "4", "--json", str(out)]
+    job = ["python", "-m", "mad.sweep", "backdoor", "--num_samples", "4", "--train.workers", "0", "--json", str(out)]
     words = [RAY, "job", "submit", "--working-dir", str(REPOSITORY), "--runtime-env-json", runtime, "--", *job]
     done = subprocess.run(words, env=cluster, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]

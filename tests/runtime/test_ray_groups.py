@@ -93,6 +93,7 @@ def test_two_workers_one_killed_give_the_model_of_one_process(ray_cluster, engin
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_chunks_are_the_same_bytes_from_two_workers_one_killed(ray_cluster, engine, split, checkpoint, tmp_path):
     from mad.runtime.sharding import map_on_ray
     from tests.runtime.ray_loops import dying_chunk_worker

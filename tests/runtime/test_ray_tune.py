@@ -91,6 +91,7 @@ def test_asha_stops_poor_trials_and_lets_good_ones_finish(ray_cluster, job, tmp_
     assert by_lr[1e-2]["val_auroc"] == run_trial(job, good[0])["val_auroc"]
 
 
+@pytest.mark.slow
 def test_optuna_learns_and_goes_on_where_it_was(ray_cluster, job, tmp_path):
     from mad.runtime.ray_tune import run_optuna
 
