@@ -131,7 +131,8 @@ def print_leaderboard(plan: Plan, result: dict[str, Any]) -> None:
         result: what ``--json`` writes.
     """
     for subject in result["subjects"]:
-        words = ", ".join(f"{k.replace('_', ' ')} {terminal.number(v)}" for k, v in subject["model"].items())
+        known = {name: value for name, value in subject["model"].items() if value is not None}
+        words = ", ".join(f"{name.replace('_', ' ')} {terminal.number(value)}" for name, value in known.items())
         terminal.out.print(" ".join(["model", subject["label"]]).strip() + f": {words}")
     if len(result["subjects"]) > 1:
         _print_subjects(plan, result)
