@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mad.errors import DataError
 
-BLOCK_ELEMENTS = 2**21  # float64 values held at once: 16 MB
+BLOCK_ELEMENTS = 2**17  # float64 values held at once: 1 MB, which a core's cache holds between conversion and product
 NullSpace = Literal["floor", "drop"]
 
 
@@ -146,7 +146,7 @@ def blocks(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
                 yield torch.cat(held) if len(held) > 1 else held[0]
                 held, free = [], rows
     if held:
-        yield torch.cat(held)
+        yield torch.cat(held) if len(held) > 1 else held[0]
 
 
 def ledoit_wolf(moments: Moments, chunks: Iterable[Tensor]) -> float:

@@ -78,7 +78,7 @@ def make(home: Path) -> None:
     for name in (WEIGHTS, DESCRIPTION):
         data = (home / "model" / name).read_bytes()
         draft.write(name, lambda path, data=data: path.write_bytes(data) and None)
-    commit(store, draft, "train", {})
+    commit(store, draft, "train", {}, {"split": KEYS["attacked"]})
 
 
 def extract(home: Path) -> None:

@@ -65,8 +65,9 @@ def write_split(
     return commit(store, draft, "prepare", summary)
 
 
-def commit(store: Store, draft, stage: str, summary: dict) -> Artifact:
-    """Commit a draft with the meta data that stages read."""
-    meta = {"stage": stage, "config": {}, "inputs": {}, "lineage": {}, "summary": summary, "mlflow": None}
-    draft.commit({**meta, "created": time.time(), "seconds": 0.0})
+def commit(store: Store, draft, stage: str, summary: dict, inputs: dict[str, str] | None = None) -> Artifact:
+    """Commit a draft with the meta data that stages read; ``inputs`` are keys by the names the stage gives them."""
+    lineage = {stage: {"key": draft.key, "config": {}}}
+    meta = {"stage": stage, "config": {}, "inputs": inputs or {}, "lineage": lineage, "summary": summary}
+    draft.commit({**meta, "mlflow": None, "created": time.time(), "seconds": 0.0})
     return store.open(draft.key, check=False)

@@ -40,7 +40,8 @@ class World:
         split = write_split(engine.store, inputs, labels, {"test": ROWS}, clean)
         config = parse(train.Config, {"model": MODELS[kind]}).model
         classifier = build_classifier(config, split.input_shape, 10, [MEAN], [STD], seed=0)
-        given = {"attacked": split, "checkpoint": write_checkpoint(home, engine.store, classifier, config)}
+        checkpoint = write_checkpoint(home, engine.store, classifier, config, split)
+        given = {"attacked": split, "checkpoint": checkpoint}
         stage = load_stage("extract")
         self.features = engine.run(stage, parse(stage.Config, {"extract": {"workers": 0}}), given)
         first = SIZE * SIZE if kind == "mlp" else 1
@@ -63,7 +64,7 @@ class World:
         self.scores["plain"] = plain.score(self.model, self.images, plain.fit(self.model, self.images))
 
 
-def write_checkpoint(home, store, classifier, config):
+def write_checkpoint(home, store, classifier, config, split):
     """A checkpoint as the train stage leaves it."""
     normalisation = {"mean": [MEAN], "std": [STD]}
     description = {"model": to_data(config, "models"), "input_shape": [1, SIZE, SIZE], "num_outputs": 10}
@@ -72,7 +73,7 @@ def write_checkpoint(home, store, classifier, config):
     for name in (WEIGHTS, DESCRIPTION):
         data = (home / "classifier" / name).read_bytes()
         draft.write(name, lambda path, data=data: path.write_bytes(data) and None)
-    return commit(store, draft, "train", {})
+    return commit(store, draft, "train", {}, {"split": split.key})
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -24,6 +24,7 @@ from tests.tasks.layouts import write_idx
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS = 12_800
+PARTS = {"train": ROWS, "validation": 1000, "test": 100}
 EPOCHS = 5
 TURNS = 3
 SEED = 0
@@ -35,10 +36,10 @@ class World:
     """The same rows, poisoned and changed alike, and the same model for both loops."""
 
     def __init__(self, home, size: int, augmented: bool = False, stored: bool = False):
-        inputs, labels = digits(ROWS + 1000, size)
+        inputs, labels = digits(sum(PARTS.values()), size)
         poisoned = torch.arange(len(inputs)) % 10 == 3
         self.home, self.engine = home, new_engine(home)
-        self.split = write_split(self.engine.store, inputs, labels, {"train": ROWS, "validation": 1000}, poisoned)
+        self.split = write_split(self.engine.store, inputs, labels, PARTS, poisoned)
         self.augmentation = AUGMENTATION if augmented else {}
         transform = _transform(size) if augmented else None
         rows = self.split.part("train")
