@@ -10,8 +10,9 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-SPARE = 64
-"""Positions allotted beyond those in use, so that a step does not copy what the steps before it wrote."""
+SPARE = 16
+"""Positions allotted beyond those in use at least, or an eighth of them, so that a step does not copy what the steps
+before it wrote; more would spread what attention reads over more of the memory, which costs more than it saves."""
 
 KEEPS_STATE = ("recurrent_gemma",)
 """Architectures with a state that is in their modules and not in the cache: one prompt's would leak into the next."""
@@ -107,13 +108,17 @@ def together(model: Any) -> int | None:
 def _with_room(buffer: Tensor | None, new: Tensor, begin: int, end: int) -> Tensor:
     if buffer is not None and end <= buffer.shape[2]:
         return buffer
-    larger = new.new_empty((*new.shape[:2], end + SPARE, new.shape[3]))
+    larger = new.new_empty((*new.shape[:2], end + _spare(end), new.shape[3]))
     if buffer is not None:
         larger[:, :, :begin] = buffer[:, :, :begin]
     return larger
 
 
+def _spare(positions: int) -> int:
+    return max(SPARE, positions // 8)
+
+
 def _stacked(a: Tensor, b: Tensor) -> Tensor:
     width = max(a.shape[2], b.shape[2])
-    padded = [functional.pad(t, (0, 0, width - t.shape[2], SPARE)) for t in (a, b)]
+    padded = [functional.pad(t, (0, 0, width - t.shape[2], _spare(width))) for t in (a, b)]
     return torch.cat(padded)
