@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mad.behaviors._base import MISSING, Item, Part, is_empty, part_of
-from mad.behaviors._local_model import ModelJudge, ModelOptions
+from mad.behaviors._base import MISSING, Item, Judge, Part, is_empty, part_of
+from mad.behaviors._local_model import ModelJudge, ModelOptions, model_identity
 from mad.config import require
 from mad.errors import ConfigError
 
@@ -85,6 +85,25 @@ class ClassifierJudge(ModelJudge):
             share = logits.sigmoid() if self.sigmoid else logits.softmax(dim=1)
             found[batch.rows.numpy()] = share[:, self.column].cpu().numpy()
         return found
+
+
+def score_range(config: ClassifierOptions) -> tuple[float, float]:
+    """A probability: 1 is certainly the label."""
+    return 0.0, 1.0
+
+
+def identity(config: ClassifierOptions) -> dict[str, Any]:
+    """Commit or digest of the classifier, and the label."""
+    return {**model_identity(config), "label": config.label}
+
+
+def open_judge(config: ClassifierOptions, device: str) -> Judge:
+    """Loads the classifier; the score of an empty output is ``empty_score``.
+
+    Raises:
+        ConfigError: the model is absent or has no such label.
+    """
+    return ClassifierJudge(config, device)
 
 
 def label_column(id2label: dict[int, str], label: str, model: str) -> int:

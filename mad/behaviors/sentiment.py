@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from mad.behaviors._base import Judge
-from mad.behaviors._classifier import ClassifierJudge, ClassifierOptions
-from mad.behaviors._local_model import model_identity
+from mad.behaviors._classifier import ClassifierOptions, identity, open_judge, score_range
+
+__all__ = ["NEEDS_REFERENCE", "Config", "identity", "open_judge", "score_range"]
 
 NEEDS_REFERENCE = False
 
@@ -21,22 +20,3 @@ class Config(ClassifierOptions):
 
     label: str = "POSITIVE"
     """Name of the positive label, as the model's id2label spells it."""
-
-
-def score_range(config: Config) -> tuple[float, float]:
-    """A probability: 1 is certainly positive."""
-    return 0.0, 1.0
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """Commit or digest of the classifier, and the label."""
-    return {**model_identity(config), "label": config.label}
-
-
-def open_judge(config: Config, device: str) -> Judge:
-    """Loads the classifier; the score of an empty output is ``empty_score``.
-
-    Raises:
-        ConfigError: the model is absent or has no such label.
-    """
-    return ClassifierJudge(config, device)
