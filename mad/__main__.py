@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from mad.errors import ConfigError, MadError, nearest
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         ``audit --fail_on`` names, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and not {"", os.getcwd()} & {*sys.path}:
+        sys.path.append(os.getcwd())  # plug-ins here are found by `mad` as they are by `python -m mad`
     return guarded(lambda: _dispatch(words))
 
 

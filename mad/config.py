@@ -8,23 +8,17 @@ out of every artifact key.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
-import math
-import types
 import typing
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import docstring_parser
-import jsonargparse
 
 from mad import registry
 from mad.errors import ConfigError, nearest
-
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from mad.values import parse_values, type_name
 
 T = TypeVar("T")
 Data = dict[str, Any]
@@ -116,7 +110,7 @@ def parse(cls: type[T], data: Any, where: str = "") -> T:
         if name in data
     }
     leaves = {k: v for k, v in data.items() if k not in nested}
-    values |= _parse_leaves(cls, leaves, frozenset(nested), prefix)
+    values |= parse_values(cls, leaves, frozenset(nested), prefix)
     try:
         return cls(**values)
     except ConfigError as error:
@@ -125,47 +119,6 @@ def parse(cls: type[T], data: Any, where: str = "") -> T:
 
 def _options(value: Any) -> Any:
     return {k: v for k, v in value.items() if k != "name"} if isinstance(value, dict) else {}
-
-
-def _parse_leaves(cls: type, leaves: Data, skip: frozenset[str], prefix: str) -> Data:
-    parser, hints = _leaf_parser(cls, skip), typing.get_type_hints(cls)
-    values = {}
-    for key, value in leaves.items():
-        try:
-            # The parser converts the elements of a list in place: the caller's must stay as they are.
-            values[key] = getattr(parser.parse_object({key: copy.deepcopy(value)}), key)
-            known = values[key] is not None or type(None) in typing.get_args(hints[key])
-        except jsonargparse.ArgumentError:
-            known = False
-        if not known or not _is_finite(values[key]):
-            listed = " (written '[a, b]')" if "list[" in type_name(hints[key]) else ""
-            raise ConfigError(f"--{prefix}{key}: expected {type_name(hints[key])}{listed}, got {value!r}")
-    return values
-
-
-@lru_cache(maxsize=128)
-def _leaf_parser(cls: type, skip: frozenset[str]) -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, skip=set(skip))
-    return parser
-
-
-def _is_finite(value: Any) -> bool:
-    """Infinities and NaN have no JSON spelling and no place among options."""
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def type_name(kind: Any) -> str:
-    """How a field's type reads in a message: ``float | 'ledoit_wolf'``."""
-    if typing.get_origin(kind) is typing.Literal:
-        return " | ".join(repr(a) for a in typing.get_args(kind))
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return " | ".join(type_name(a) for a in typing.get_args(kind))
-    if kind is type(None):
-        return "null"
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
 
 
 def child_class(field: dataclasses.Field[Any], value: Any) -> type | None:

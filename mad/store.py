@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -23,12 +23,12 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from mad.artifacts import META, Artifact
+from mad.drafts import DONE, Draft
 from mad.errors import ArtifactError, nearest
 from mad.files import (
     KEY,
     answers_told,
     check_files,
-    facts_of,
     fill_json,
     is_copy,
     modified,
@@ -38,7 +38,7 @@ from mad.files import (
     write_errors_told,
 )
 
-DONE = ".done"
+__all__ = ["DONE", "Draft", "Store"]
 A = TypeVar("A", bound=Artifact)
 
 
@@ -136,9 +136,10 @@ class Store:
         try:
             with write_errors_told(folder):
                 partial.mkdir(parents=True)
-                for name in meta["files"]:
-                    with contextlib.suppress(FileNotFoundError):  # the check below tells it
-                        self.fs.get_file(self.path(key, name), str(partial / name))
+                names = list(meta["files"])
+                with contextlib.suppress(FileNotFoundError):  # the check below tells it
+                    # Together: a store behind a network sends many small files at once.
+                    self.fs.get([self.path(key, name) for name in names], [str(partial / name) for name in names])
                 (partial / META).write_text(json.dumps(meta))
             check_files(key, partial, meta)
             shutil.rmtree(folder, ignore_errors=True)
@@ -236,60 +237,3 @@ class Store:
         """Write a small JSON file whole."""
         with self.writing(location) as path:
             fill_json(path, data)
-
-
-class Draft:
-    """An artifact being written. ``write`` is atomic per file; ``commit`` makes the whole visible."""
-
-    def __init__(self, store: Store, key: str):
-        self.store = store
-        self.key = key
-        self.files: dict[str, dict[str, Any]] = {}
-
-    def write(self, name: str, writer: Callable[[Path], object], marker: bool = False) -> None:
-        """Write one payload file whole.
-
-        Args:
-            name: file name inside the artifact.
-            writer: fills the (temporary, local) path it is given; what it returns does not count.
-            marker: also leave a ``.done`` record, so that another process can tell the file is finished.
-
-        Raises:
-            ArtifactError: the disk is full; nothing of the file is left.
-        """
-        with self.store.writing(self.store.path(self.key, name)) as path:
-            writer(path)
-            facts = facts_of(path)
-        self.files[name] = facts
-        if marker:
-            self.store.put_json(self.store.path(self.key, name + DONE), facts)
-
-    def write_json(self, name: str, data: Any) -> None:
-        """Write JSON."""
-        self.write(name, lambda path: fill_json(path, data))
-
-    def discard(self, name: str) -> None:
-        """Remove one payload file, if it is there, with its record."""
-        self.files.pop(name, None)
-        for path in (self.store.path(self.key, name + DONE), self.store.path(self.key, name)):
-            if self.store.fs.exists(path):
-                self.store.fs.rm_file(path)
-
-    def finished(self) -> dict[str, dict[str, Any]]:
-        """Files with a ``.done`` record whose size still agrees: what a restart need not do again."""
-        found = {}
-        for marker in self.store.find(self.key, f"*{DONE}"):
-            name = marker.split("/")[-1].removesuffix(DONE)
-            facts = json.loads(self.store.fs.cat_file(marker))
-            target = self.store.path(self.key, name)
-            if self.store.fs.exists(target) and self.store.fs.size(target) == facts["bytes"]:
-                found[name] = facts
-        return found
-
-    def commit(self, meta: dict[str, Any]) -> None:
-        """Write the marker last: from now on the artifact exists."""
-        done = self.finished()
-        files = dict(sorted((done | self.files).items()))
-        self.store.put_json(self.store.path(self.key, META), {**meta, "key": self.key, "files": files})
-        for name in done:
-            self.store.fs.rm_file(self.store.path(self.key, name + DONE))

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from mad.redaction import hide_in_tracebacks, redactor
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from mad.config import Option
     from mad.context import Metrics
 
+WIDE = 140
+"""columns from which options are shown as a table"""
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
@@ -79,7 +83,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
     for row in rows:
         grid.add_row(*(escape(number(cell) if not isinstance(cell, str) else cell) for cell in row))
     if title:
-        out.print(f"[bold]{title}[/bold]", soft_wrap=True)
+        out.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
     out.print(grid)
 
 
@@ -100,9 +104,21 @@ class _OneLine(logging.Formatter):
 
 
 def options_help(usage: str, purpose: str, groups: Sequence[tuple[str, Sequence[Option]]]) -> None:
-    """Print every option with its type, default and meaning."""
-    out.print(f"usage: {usage} [--option VALUE ...]\n\n{purpose}\n")
+    """Print every option with its type, default and meaning: a table, or below each other where it would be narrow."""
+    out.print(f"usage: {usage} [--option VALUE ...]\n\n{purpose}\n", markup=False)
     for title, options in groups:
         rows = [(f"--{o.name}", o.type, "" if o.default is None else str(o.default), o.help) for o in options]
-        table(title, ("option", "type", "default", "meaning"), rows)
+        if out.width >= WIDE:
+            table(title, ("option", "type", "default", "meaning"), rows)
+        else:
+            out.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+            for name, kind, default, meaning in rows:
+                _option_lines(name, kind, f"(default: {default})" if default else "", meaning)
         out.print()
+
+
+def _option_lines(name: str, kind: str, default: str, meaning: str) -> None:
+    kind = " | ".join(part.strip() for part in kind.split("|"))  # so that names stay in one piece
+    out.print(Text.assemble((name, "bold"), *(f"  {fact}" for fact in (kind, default) if fact)))
+    if meaning:
+        out.print(Padding(meaning, (0, 0, 0, 4)), markup=False)

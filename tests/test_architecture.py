@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "mad").rglob("*.py"))
 MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
 
-LEAVES = {"errors", "config", "registry", "redaction"}
-STORAGE = {"artifacts", "store", "context", "files"}
+LEAVES = {"errors", "config", "values", "registry", "redaction"}
+STORAGE = {"artifacts", "store", "drafts", "context", "files"}
 TOP = {"api", "sweep", "__main__", "terminal", "__init__"}
 PLUGINS = {"tasks", "models", "detectors", "behaviors"}
 ALLOWED = {
@@ -51,7 +51,7 @@ HOMES = {
     "sklearn": ("mad.tasks", "mad.stats", "mad.detectors"),
     "matplotlib": ("mad.stages.report", "mad.stages._figures"),
     "rich": ("mad.terminal",),
-    "jsonargparse": ("mad.config",),
+    "jsonargparse": ("mad.values",),
     "fsspec": ("mad.store",),
     "dotenv": ("mad.runtime.settings",),
 }

@@ -51,7 +51,7 @@ def test_a_calibration_gives_its_tolerance_to_the_audit(capsys, tmp_path):
     said(capsys, "calibrate", *FILE, "--references", "same", "--strategy", "grid", "--replicates", "20", "--name", "g")
     assert "recommends no tolerance: give --tolerance" in refused(capsys, *audit, "--calibration", "g")
     said(capsys, *audit, "--name", "made")
-    assert "was made by stage 'audit', not by calibrate" in refused(capsys, *audit, "--calibration", "made")
+    assert "'made' was made by stage 'audit', not by calibrate" in refused(capsys, *audit, "--calibration", "made")
     assert "no artifact 'clal'" in refused(capsys, *audit, "--calibration", "clal")
 
 
@@ -108,6 +108,10 @@ def test_a_study_a_plan_a_monitor_and_distances_are_told(capsys, tmp_path):
     )
     assert "tolerance 0 0 prompts left over" in text and text.startswith("noise")
     folds = ("audit", *FILE, "--candidate", "shifted", "--folds", "4")
+    text = said(capsys, "audit", *FILE, "--candidate", "shifted", "--seeds", "4", "--seed", "1")
+    assert "4 orders of all 400 prompts at alpha 0.05" in text and "rejected at pair, over the seeds: " in text
+    assert "sorted by kind" not in text and "lower bound on the shift, over the seeds: " in text
+    assert "--study.folds would change nothing: every seed takes all prompts" in refused(capsys, *folds, "--seeds", "3")
     assert "unknown option '--mean_tolerance'" in refused(
         capsys, *folds, "--mean_tolerance", "0.1", "--range", "0", "1"
     )

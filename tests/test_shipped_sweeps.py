@@ -38,7 +38,7 @@ def test_it_can_be_planned(name, engine):
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("name", ["detectors", "triggers", "adversarial"])
+@pytest.mark.parametrize("name", ["detectors", "triggers", "adversarial", "text-backdoor", "quirky", "tampering"])
 def test_it_compares_every_detector(name, engine):
     plan = make_plan(studies.load_study(name), name, {}, engine)
     for group in plan.groups.values():

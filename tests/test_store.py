@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pytest
 
-from mad.artifacts import Checkpoint, Split
+from mad.artifacts import Checkpoint, Generations, Split
 from mad.errors import ArtifactError
 from mad.files import without_login
 from mad.store import Store
@@ -107,6 +108,32 @@ def test_a_draft_goes_on_with_what_is_finished(store):
     assert [(artifact.folder / f"chunk-{n}").read_text() for n in range(3)] == ["chunk 0", "chunk 1", "chunk 2"]
     assert set(artifact.meta["files"]) == {"chunk-0", "chunk-1", "chunk-2"}
     assert store.find(KEY, "*.done") == []
+
+
+def test_a_record_is_read_once(store, monkeypatch):
+    other = store.draft(KEY)
+    for number in range(3):
+        store.draft(KEY).write(f"chunk-{number}", lambda path, n=number: path.write_text(f"chunk {n}"), marker=True)
+    read = []
+    original = other._read
+    monkeypatch.setattr(other, "_read", lambda names: (read.extend(names), original(names)))
+    assert len(other.finished()) == len(read) == 3
+    store.draft(KEY).write("chunk-3", lambda path: path.write_text("chunk 3"), marker=True)
+    assert len(other.finished()) == 4 and read[3:] == ["chunk-3"]
+    store.draft(KEY).write("chunk-1", lambda path: path.write_text("made again, longer"), marker=True)
+    assert other.finished()["chunk-1"]["bytes"] == 18 and read[4:] == ["chunk-1"]
+    store.fs.rm_file(store.path(KEY, "chunk-2"))
+    store.fs.rm_file(store.path(KEY, "chunk-0.done"))
+    assert set(other.finished()) == {"chunk-1", "chunk-3"}
+
+
+def test_chunks_are_in_order_beyond_five_digits(folder):
+    draft = folder.draft("generate-0123456789abcdef0123")
+    for number in (99_999, 100_000, 100_001, 7, 1_000_000):
+        name = f"chunk-{number:05d}.parquet"
+        draft.write(name, lambda path, n=number: pd.DataFrame({"id": [n]}).to_parquet(path), marker=True)
+    draft.commit({**META, "stage": "generate"})
+    assert list(folder.open(draft.key, Generations).rows["id"]) == [7, 99_999, 100_000, 100_001, 1_000_000]
 
 
 @pytest.mark.parametrize("how", ["truncated", "altered", "missing"])
@@ -299,7 +326,7 @@ class Counted:
         monkeypatch.setattr(
             store.fs,
             "get_file",
-            lambda rpath, *rest: (self.names.append(rpath.split("/")[-1]), original(rpath, *rest))[1],
+            lambda rpath, *rest, **more: (self.names.append(rpath.split("/")[-1]), original(rpath, *rest, **more))[1],
         )
 
 

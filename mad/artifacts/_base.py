@@ -90,3 +90,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"cannot read {path}: {error}") from None
+
+
+def chunk_names(artifact: Artifact) -> list[str]:
+    """The numbered chunks in order: after ``chunk-99999`` comes ``chunk-100000``, which no alphabet says."""
+    names = [name for name in artifact.meta["files"] if name.startswith("chunk-")]
+    return sorted(names, key=lambda name: (len(name), name))

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from mad.artifacts._base import Artifact
+from mad.artifacts._base import Artifact, chunk_names
 from mad.errors import ConfigError, nearest
 
 
@@ -31,8 +31,7 @@ class Features(Artifact):
     @cached_property
     def chunks(self) -> list[dict[str, Tensor]]:
         """Memory-mapped chunks: a tensor per layer, ``logits``, ``mask`` where rows have positions."""
-        names = sorted(n for n in self.meta["files"] if n.startswith("chunk-"))
-        return [self.tensors(name) for name in names]
+        return [self.tensors(name) for name in chunk_names(self)]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -75,8 +74,7 @@ class Chunked(Artifact):
     @cached_property
     def rows(self) -> pd.DataFrame:
         """All rows, in order."""
-        names = sorted(n for n in self.meta["files"] if n.startswith("chunk-"))
-        return pd.concat([self.table(name) for name in names], ignore_index=True)
+        return pd.concat([self.table(name) for name in chunk_names(self)], ignore_index=True)
 
 
 class Prompts(Artifact):

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mad.artifacts._base import Artifact
+from mad.artifacts._base import Artifact, chunk_names
 from mad.errors import ConfigError, nearest
 
 
@@ -112,7 +112,7 @@ class AttackedSplit(Split):
     @cached_property
     def _blocks(self) -> list[Tensor]:
         """The variants of the task, then the adversarial examples, chunk by chunk: memory-mapped, never joined."""
-        names = sorted(n for n in self.meta["files"] if n.startswith("chunk-"))
+        names = chunk_names(self)
         return [self._images["variants"], *(self.tensors(name)["variants"] for name in names)]
 
     def _variants(self, numbers: Tensor) -> Tensor:

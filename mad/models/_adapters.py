@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,8 @@ def attach(model: Any, folder: Path, adapter: str, merge: bool) -> Any:
 
     asked = f"adapter {adapter} does not fit the base model"
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        with peft_quietly():
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{asked}: {_first_lines(str(error))}") from None
     # PEFT leaves out silently what it finds no place for.
@@ -101,6 +104,14 @@ def attach(model: Any, folder: Path, adapter: str, merge: bool) -> Any:
     if stray:
         raise ConfigError(f"{asked}: it has no {', '.join(stray[:SHOWN])}{' ...' if len(stray) > SHOWN else ''}")
     return adapted.merge_and_unload() if merge else adapted
+
+
+@contextmanager
+def peft_quietly() -> Iterator[None]:
+    """Leave out one warning: PEFT asks models for a property that newer releases of transformers have renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def replaced_modules(folder: Path) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
@@ -78,8 +80,9 @@ def download_adapter(adapter: str, revision: str | None) -> Path:
 
     commit = commit_of(adapter, revision, ADAPTER_CONFIG)
     try:
-        hf_hub_download(adapter, ADAPTER_CONFIG, revision=commit)
-        return Path(hf_hub_download(adapter, ADAPTER_WEIGHTS, revision=commit)).parent
+        with _quietly():
+            hf_hub_download(adapter, ADAPTER_CONFIG, revision=commit)
+            return Path(hf_hub_download(adapter, ADAPTER_WEIGHTS, revision=commit)).parent
     except Exception as error:
         raise _explained(adapter, revision, ADAPTER_WEIGHTS, error) from None
 
@@ -90,9 +93,23 @@ def _resolve(model: str, revision: str | None, file: str) -> str:
 
     try:
         # The cache keeps a file below the commit it belongs to, and answers when the hub does not.
-        return Path(hf_hub_download(model, file, revision=revision)).parent.name
+        with _quietly():
+            return Path(hf_hub_download(model, file, revision=revision)).parent.name
     except Exception as error:
         raise _explained(model, revision, file, error) from None
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out a line for each attempt to reach the hub: how it ends is told in one."""
+    from huggingface_hub.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _explained(model: str, revision: str | None, file: str, error: Exception) -> Exception:

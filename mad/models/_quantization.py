@@ -7,6 +7,11 @@ from typing import Any
 
 from mad.errors import ConfigError
 
+# Its CPU arithmetic casts activations on every call and says so every time; and whoever imports it, as PEFT does, is
+# told of kernels that could be installed.
+for _name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
 
 def quantization_config(quantization: str) -> Any:
     """The config that transformers takes for "8bit" or "4bit"; None for "none".
@@ -19,9 +24,6 @@ def quantization_config(quantization: str) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
-    # Its CPU arithmetic casts activations on every call and says so every time.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:

@@ -10,11 +10,9 @@ from torch import nn
 
 from mad.config import require
 from mad.errors import ConfigError
-from mad.models._adapters import Base, adapter_folder, check_base
+from mad.models._adapters import Base, adapter_folder, check_base, peft_quietly
 from mad.models.text_classifier import Head
-
-HEAD_NAMES = ("score", "classifier.out_proj", "classifier")
-"""Where the linear layer of a classification head lies in the families of models."""
+from mad.stats.random import derive
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,17 @@ def add_adapter(model: Any, options: LoraOptions, head: Head, seed: int) -> Any:
         known = any(name == target or name.endswith(f".{target}") for name in linear)
         ends = sorted({name.rpartition(".")[2] for name in linear})
         require(known, f"lora.targets: no linear layer ends in '{target}'; the model has {', '.join(ends)}")
+    classifies = head == "classification"
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,  # type: ignore[arg-type]
         lora_dropout=options.dropout,
         target_modules=list(options.targets) or "all-linear",
-        task_type=TaskType.SEQ_CLS if head == "classification" else TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+        modules_to_save=head_modules(model) if classifies else None,
     )
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), peft_quietly():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
@@ -81,8 +81,10 @@ def load_adapter(model: Any, adapter: str, revision: str | None, base: Base, tra
 
     folder = adapter_folder(adapter, revision)
     check_base(folder, adapter, base)
+    shapes_only = any(p.is_meta for p in model.parameters())  # which nothing can be copied into
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with peft_quietly():
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, low_cpu_mem_usage=shapes_only)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"adapter {adapter} does not fit the base model: {reason}") from None
@@ -97,29 +99,37 @@ def prepare_quantized(model: Any, checkpointing: bool) -> Any:
     )
 
 
-def new_head(model: Any, classes: int, seed: int) -> None:
-    """Put a fresh linear layer, drawn from the seed, in the place of the last one of a classification model.
+def head_modules(model: Any) -> list[str]:
+    """Names of the modules of a classification head: the children with weights beside the base model."""
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
+
+
+def new_head(model: Any, seed: int) -> None:
+    """Draw all layers of a classification head anew; the weights of each depend on its name and the seed only.
+
+    Linear layers are replaced, so that those of a quantised model are whole again.
 
     Raises:
-        ConfigError: the model's head is of an unknown kind.
+        ConfigError: the model has no head beside its base.
     """
-    name = next((name for name in HEAD_NAMES if isinstance(_module(model, name), nn.Linear)), None)
-    require(name is not None, f"{type(model).__name__} has none of the heads {', '.join(HEAD_NAMES)}")
-    assert name is not None
-    old = model.get_submodule(name)
-    std = getattr(model.config, "initializer_range", 0.02)
+    std, names = getattr(model.config, "initializer_range", 0.02), head_modules(model)
+    require(bool(names), f"{type(model).__name__} has no classification head that could be drawn anew")
+    for name in names:
+        for inner, module in [*model.get_submodule(name).named_modules(prefix=name)]:
+            if isinstance(module, nn.Linear):
+                model.set_submodule(inner, _drawn(module, std, derive(seed, inner)))
+
+
+def _drawn(old: nn.Linear, std: float, seed: int) -> nn.Linear:
+    """A linear layer of the same shape with normal weights and no bias to begin with."""
     dtype = old.weight.dtype if old.weight.dtype.is_floating_point else torch.float32
-    new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=dtype)
-    with torch.no_grad():
-        new.weight.normal_(0, std, generator=torch.Generator().manual_seed(seed))
-        if new.bias is not None:
-            new.bias.zero_()
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, new.to(old.weight.device))
-
-
-def _module(model: Any, name: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return None
+    weight = torch.empty(old.out_features, old.in_features, dtype=dtype)
+    new = nn.Linear(old.in_features, old.out_features, bias=old.bias is not None, dtype=dtype, device="meta")
+    new.weight = nn.Parameter(weight.normal_(0, std, generator=torch.Generator().manual_seed(seed)))
+    if old.bias is not None:
+        new.bias = nn.Parameter(torch.zeros(old.out_features, dtype=dtype))
+    return new.to(old.weight.device)

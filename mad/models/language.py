@@ -94,7 +94,7 @@ def load_tokenizer(options: LanguageOptions) -> Any:
         folder = _adapters.adapter_folder(options.adapter, options.adapter_revision)
         if (folder / "tokenizer_config.json").is_file():
             source, revision = str(folder), None
-    with _one_line(options, "the tokenizer of "):
+    with _one_line(options, "the tokenizer of "), quietly():
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=options.trust_remote_code, padding_side="left"
         )
@@ -111,7 +111,7 @@ def load_language_model(
 
     Args:
         options: which model, how precise and where.
-        device: "cpu" or "cuda"; options.device_map goes before it.
+        device: "cpu", "cuda", or "meta" for the shapes alone; options.device_map goes before it.
         kind: "causal" (next-token logits), "classifier" (class logits) or "encoder" (hidden states).
         labels: classes of a new, untrained classification head; None requires that the model has one.
 
@@ -130,7 +130,7 @@ def load_language_model(
     source, revision = _source(options)
     if _hub.is_folder(source):
         _hub.check_weights(Path(source), options.model)
-    with _one_line(options), _quietly():
+    with _one_line(options), quietly():
         model, report = _model_class(kind).from_pretrained(
             source, revision=revision, output_loading_info=True, **_arguments(options, device, labels)
         )
@@ -177,7 +177,7 @@ def _model_class(kind: Kind) -> Any:
 
 
 def _arguments(options: LanguageOptions, device: str, labels: int | None) -> dict[str, Any]:
-    on_cpu = device == "cpu" and options.device_map is None
+    on_cpu = device in ("cpu", "meta") and options.device_map is None
     automatic = "float32" if on_cpu else "auto"
     arguments: dict[str, Any] = {
         "dtype": automatic if options.dtype == "auto" else options.dtype,
@@ -220,8 +220,8 @@ def _check_complete(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Leave out the report on weights, of which what matters is told in one line, and bars that would fill a log."""
+def quietly() -> Iterator[None]:
+    """Leave out reports of transformers, of which what matters is told in one line, and bars that would fill a log."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

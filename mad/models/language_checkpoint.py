@@ -19,6 +19,7 @@ from mad.errors import ArtifactError, ConfigError
 from mad.models._adapters import Base
 from mad.models._hub import ADAPTER_CONFIG
 from mad.models.adapters import load_adapter
+from mad.models.language import quietly
 from mad.models.text_classifier import TextClassifier
 
 DESCRIPTION = "model.json"
@@ -92,7 +93,7 @@ def load_text_classifier(
 
     Args:
         folder: a checkpoint.
-        device: where the model goes.
+        device: where the model goes; "meta" for the shapes alone.
         base: config of the architecture with the base model's folder in place of its key, where it has one; by
             default the config of the description.
         trainable: whether the weights of an adapter are to be trained on.
@@ -112,6 +113,20 @@ def load_text_classifier(
     return TextClassifier(model, tokenizer, description["head"], description["answers"]).eval()
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ArtifactError: it is absent or damaged.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"{folder} holds no tokenizer: {' '.join(str(error).split())[:200]}") from None
+
+
 def described_config(folder: Path, description: dict[str, Any]) -> Any:
     """Config of the architecture that a description names.
 
@@ -126,12 +141,15 @@ def described_config(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _full(folder: Path, head: str, device: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification if head == "classification" else AutoModelForCausalLM
+    placed = {"device_map": device} if device == "meta" else {}
     try:
-        model: Any = kind.from_pretrained(str(folder), dtype="auto", use_safetensors=True, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with quietly():
+            model: Any = kind.from_pretrained(
+                str(folder), dtype="auto", use_safetensors=True, local_files_only=True, **placed
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{folder} holds no whole language model: {' '.join(str(error).split())[:200]}") from None
-    return model.to(device), tokenizer
+    return model.to(device), load_tokenizer(folder)

@@ -25,6 +25,18 @@ def check_how(how: str) -> None:
         require(width is None or width > 0, f"pool '{how}' keeps no position")
 
 
+def kept_positions(how: str, length: int) -> range:
+    """Which of the real positions of a sequence are kept one by one: none of them, where they are summarised.
+
+    Raises:
+        ConfigError: an unknown ``how``.
+    """
+    check_how(how)
+    if how == "all":
+        return range(length)
+    return range(0) if how in HOWS else range(length)[_slice(how)]
+
+
 def pool(h: Tensor, mask: Tensor | None = None, how: str = "last", channel_axis: int | None = None) -> Tensor:
     """Summarise one layer's activations of n rows.
 

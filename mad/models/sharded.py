@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -13,17 +14,36 @@ def shard(network: nn.Module, device: str) -> None:
     """Split the weights of a network over all workers of the process group, block by block.
 
     Args:
-        network: a Hugging Face model; its blocks are the longest list of modules in it.
+        network: a Hugging Face model, of the same shape on every worker. Only rank 0 needs to hold its weights: those
+            of the others may be on the meta device, and no other worker ever holds more than a block whole. Blocks
+            are the longest list of modules in it.
         device: type of the workers' devices. Weights elsewhere are moved there, a block at a time.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    if any(parameter.is_meta for parameter in network.parameters()):
+        network.tie_weights()  # type: ignore[operator]  # moved to the meta device, tied weights come apart
     mesh = init_device_mesh(device.split(":")[0], (dist.get_world_size(),))
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    for block in max(lists, key=len, default=()):
-        fully_shard(block, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    for part in (*max(lists, key=len, default=()), network):
+        _receive(part, device)
+        fully_shard(part, mesh=mesh)
+
+
+def _receive(part: nn.Module, device: str) -> None:
+    """Take from rank 0 the weights and buffers of a part of the network that are not split yet."""
+    for tensor in (*part.parameters(), *part.buffers()):
+        if isinstance(tensor, DTensor):
+            continue
+        if tensor.is_meta:
+            here = torch.empty_like(tensor, device=device)
+            weights = isinstance(tensor, nn.Parameter)
+            # In place, so that tied weights stay tied.
+            torch.utils.swap_tensors(tensor, nn.Parameter(here, tensor.requires_grad) if weights else here)
+        else:
+            tensor.data = tensor.data.to(device)
+        dist.broadcast(tensor.data, src=0)
 
 
 def whole(tensors: dict[str, Any]) -> dict[str, Tensor]:

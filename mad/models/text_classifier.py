@@ -82,6 +82,13 @@ class TextClassifier(nn.Module):
             logits = logits[torch.arange(len(x), device=x.device), last]
         return logits[:, self.answers] if len(self.answers) else logits
 
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass in place of keeping them."""
+        network: Any = self.network
+        renamed = hasattr(network, "activation_checkpointing_enable")  # in newer releases of transformers
+        enable = network.activation_checkpointing_enable if renamed else network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
     def token_logits(self, x: Tensor) -> Tensor:
         """(n, t) int64 token ids, -1 where padded, to (n, t, vocabulary) logits of the token after each.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mad.config import Option, parse
-from mad.runtime import calibrate_command, family_command, short_names, stream_command, study_command
+from mad.runtime import family_command, short_names, stream_command, study_command
 from mad.runtime.audit_options import SHIFTED, Gate, Kinds
 from mad.runtime.commands import run_and_tell
 from mad.runtime.short_names import join_values
@@ -49,7 +49,7 @@ def run(flags: dict[str, Any]) -> int:
     for kind in (stream_command, family_command, study_command):
         if kind.asked(flags):
             return kind.run(flags)
-    flags = calibrate_command.take_over(expand(flags))
+    flags = expand(flags)
     gate = parse(Gate, {k: flags.pop(k) for k in ("fail_on",) if k in flags})
     found = run_and_tell("audit", flags, "verdict.json", print_verdict)
     return SHIFTED if found and gate.fail_on == found["verdict"] else 0

@@ -42,6 +42,8 @@ class Kinds:
     """columns of several candidates, '[a, b]': which of them have shifted, at a false discovery rate of alpha"""
     folds: int | None = None
     """how often the test rejects on this many disjoint parts of the prompts: its power, or its false alarms"""
+    seeds: int | None = None
+    """the same audit with this many seeds, each with an order of the prompts of its own: the spread of its result"""
     noise: list[float] | None = None
     """the same with normal noise of these standard deviations on the scores: what a noisy judge costs"""
     drift: float | None = None

@@ -1,4 +1,4 @@
-"""``mad calibrate``: a tolerance from accepted reference changes; and what ``mad audit`` takes over from it."""
+"""``mad calibrate``: a tolerance from accepted reference changes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from typing import Any
 
 from mad import terminal
 from mad.artifacts import Artifact
-from mad.config import Option, parse
-from mad.errors import ArtifactError, ConfigError
-from mad.runtime import chain as chains
+from mad.config import Option
 from mad.runtime import short_names
-from mad.runtime.commands import read_yaml, run_and_tell
-from mad.runtime.options import RunOptions, new_engine
+from mad.runtime.commands import run_and_tell
 from mad.runtime.short_names import join_values
 from mad.stages import calibrate, columns
 
@@ -75,36 +72,3 @@ def show(found: dict[str, Any], artifact: Artifact) -> None:
 def help_groups(flags: dict[str, Any]) -> list[tuple[str, list[Option]]]:
     """What ``mad calibrate -h`` tells."""
     return short_names.help_groups(TARGET, short_names.expand(TARGET, flags, SHORT), SHORT)
-
-
-def take_over(flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags of an audit, the calibration by its key and, unless one is given, with its tolerance.
-
-    Both may stand in the file that ``--config`` names as well; what flags say comes first.
-
-    Raises:
-        ArtifactError: no such calibration.
-        ConfigError: it recommends no tolerance, or the file cannot be read.
-    """
-    asked = {**_filed(flags), **flags}
-    reference = asked.get("audit.calibration")
-    if reference in (None, "", "null"):
-        return flags
-    options = parse(RunOptions, {k: flags[k] for k in ("no_tracking", "experiment", "device") if k in flags})
-    with new_engine(options, frozenset(), tracked=False) as engine:
-        artifact = chains.find_reference(str(reference), engine.store, engine.settings)
-    if artifact.meta["stage"] != TARGET:
-        raise ArtifactError(f"'{reference}' was made by stage '{artifact.meta['stage']}', not by calibrate")
-    taken = {**flags, "audit.calibration": artifact.key}
-    if "audit.tolerance" in asked:
-        return taken
-    tolerance = artifact.summary["tolerance"]
-    if tolerance is None:
-        raise ConfigError(f"calibration '{reference}' recommends no tolerance: give --tolerance")
-    return {**taken, "audit.tolerance": tolerance}
-
-
-def _filed(flags: dict[str, Any]) -> dict[str, Any]:
-    """Options of the section ``audit`` of the config file, by their full names."""
-    section = read_yaml(str(flags["config"])).get("audit") if flags.get("config") else None
-    return {f"audit.{name}": value for name, value in section.items()} if isinstance(section, dict) else {}

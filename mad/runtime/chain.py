@@ -11,7 +11,7 @@ from mad.artifacts import Artifact
 from mad.config import Data, merge, merge_flags, parse
 from mad.errors import ArtifactError, ConfigError, nearest
 from mad.runtime.engine import Engine
-from mad.runtime.references import find_reference, with_keys
+from mad.runtime.references import find_reference, with_calibration, with_keys
 from mad.runtime.settings import Settings
 from mad.stages._base import Stage, chain_config, inputs_of, load_stage, stage_config, upstream
 from mad.stages._base import sections as sections_of
@@ -31,7 +31,7 @@ class Chain:
         config: one dataclass with every section these stages read.
         given: artifacts by the stage that made them.
         cls: the class of ``config``.
-        data: the plain data ``config`` was parsed from.
+        data: the plain data ``config`` was parsed from, what it leaves open left open.
     """
 
     stages: list[Stage]
@@ -86,8 +86,15 @@ def resolve(target: str, base: Data, flags: dict[str, Any], given: dict[str, Art
         if section not in sections and name in flags:
             raise ConfigError(f"--{name} would change nothing: {_giver(section, target, asked)} is given")
     data = merge(cls, data, {k: v for k, v in base.items() if k in sections})
-    data = merge_flags(cls, data, flags)
-    return Chain(stages, parse(cls, data), given, cls, data)
+    data = with_calibration(merge_flags(cls, data, flags), store)
+    return Chain(stages, _settled(cls, data, stages, store), given, cls, data)
+
+
+def _settled(cls: type, data: Data, stages: list[Stage], store: Store) -> Any:
+    """The config of a chain, options that it leaves to artifacts it refers to included."""
+    config: Any = parse(cls, data)
+    found = {n: value for s in stages for n, value in s.settles(stage_config(s, config), store).items()}
+    return parse(cls, merge_flags(cls, data, found)) if found else config
 
 
 def run(engine: Engine, chain: Chain) -> dict[str, Artifact]:

@@ -80,13 +80,16 @@ def is_remote() -> bool:
     return address not in ("", "local") and not address.startswith("http")
 
 
+def grows() -> bool:
+    """Whether this runs on a cluster that says which nodes may still come."""
+    return is_remote() and bool(announced())
+
+
 def gpu_count() -> int:
-    """GPUs of the running cluster that RAY_ADDRESS names, else of this machine."""
+    """GPUs of the cluster that RAY_ADDRESS names, with the nodes that may still come, else of this machine."""
     if is_remote():
         connect()
-        import ray
-
-        return int(ray.cluster_resources().get("GPU", 0))
+        return int(sum(kind.count * kind.resources.get("GPU", 0) for kind in node_kinds()))
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -20,7 +20,7 @@ from mad.runtime import chain as chains
 from mad.runtime.engine import UPLOADS, Engine, uploads
 from mad.runtime.options import RunOptions, new_engine
 from mad.runtime.sweep_plan import Plan, lines
-from mad.runtime.tracking import RunRecord
+from mad.runtime.tracking import RunRecord, flat
 from mad.stages._base import chain_config, load_stage, sections, upstream
 
 
@@ -63,6 +63,8 @@ def run_stage(target: str, flags: dict[str, Any]) -> Artifact | None:
     references = chains.reference_names(target)
     options, refs, overrides = split_options(flags, set(references))
     check_json(options)
+    kept = target in ("train", "fit")  # of other stages too little is uploaded to take them back
+    require(kept or not options.register, f"--register takes the result of train or fit, not of {target}")
     force = forced(options.force, target)
     if options.dry_run:
         overrides.pop("task.download", None)  # a plan fetches nothing
@@ -162,12 +164,9 @@ def register(engine: Engine, artifact: Artifact, wanted: str) -> str:
     """Register an artifact in MLflow under ``MODEL[@ALIAS]``; returns its ``models:/`` URI.
 
     Raises:
-        ConfigError: artifacts of this stage are not uploaded, so they cannot be registered.
         ArtifactError: MLflow could not do it; the artifact itself is safe.
     """
     stage = artifact.meta["stage"]
-    if stage not in ("train", "fit"):
-        raise ConfigError(f"--register takes the result of train or fit, not of {stage}")
     name, _, alias = wanted.partition("@")
     record = RunRecord(f"register {name}", tags={"mad.stage": "register", "mad.artifact": artifact.key})
     made_by = (artifact.meta.get("mlflow") or {}).get("run_id")
@@ -235,10 +234,22 @@ def _errors_told(flag: str, path: str) -> Iterator[Path]:
 
 def print_result(target: str, artifact: Artifact) -> None:
     """Show what a stage made."""
-    simple = {k: v for k, v in artifact.summary.items() if isinstance(v, (str, int, float, bool))}
-    rows = [(name, value if not isinstance(value, bool) else str(value)) for name, value in simple.items()]
-    terminal.table(f"{target}: {artifact.key}", ("figure", "value"), rows, right=("value",))
+    terminal.table(f"{target}: {artifact.key}", ("figure", "value"), figures(artifact.summary), right=("value",))
     terminal.out.print(f"artifact: {artifact.folder}", soft_wrap=True)
+
+
+def figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The single values of a summary by dotted name, with their intervals; of the facts of a task no counts again."""
+    intervals = summary.get("intervals", {})
+    facts = {name: value for name, value in summary.get("facts", {}).items() if not isinstance(value, dict)}
+    found = flat({**summary, "facts": facts, "intervals": {}})
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, (str, int, float)):
+            low, high = (terminal.number(end) for end in intervals.get(name, ("", "")))
+            text = terminal.number(value) if not isinstance(value, bool) else str(value)
+            lines.append((name, f"{text} [{low}, {high}]" if low else text))
+    return lines
 
 
 def help_options(target: str, flags: dict[str, Any]) -> list[tuple[str, list[Option]]]:

@@ -22,7 +22,10 @@ FIRST = ("run", "id", "detector", "supervised")
 ALWAYS = ("task.dataset",)
 """Parameters that are told even at their default, beside the plug-ins chosen."""
 NAMES = {"auroc": "AUROC", "ap": "AP", "fpr95": "FPR95", "flagged": "flagged"}
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX = {
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},  # other signs in LaTeX's first encoding
+}
 
 
 @dataclass(frozen=True)
@@ -214,4 +217,4 @@ def _heading(name: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), text)
+    return re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), text)

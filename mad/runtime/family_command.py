@@ -7,7 +7,7 @@ from typing import Any
 from mad import terminal
 from mad.artifacts import Artifact
 from mad.config import Option, parse
-from mad.runtime import calibrate_command, short_names
+from mad.runtime import short_names
 from mad.runtime.audit_options import SHIFTED, Gate, population
 from mad.runtime.commands import run_and_tell
 from mad.stages import audit_family, columns
@@ -36,7 +36,7 @@ def run(flags: dict[str, Any]) -> int:
     Raises:
         MadError: whatever the user can mend.
     """
-    flags = calibrate_command.take_over(short_names.expand(TARGET, flags, SHORT, (Gate,)))
+    flags = short_names.expand(TARGET, flags, SHORT, (Gate,))
     gate = parse(Gate, {k: flags.pop(k) for k in ("fail_on",) if k in flags})
     found = run_and_tell(TARGET, flags, "family.json", show)
     return SHIFTED if found and gate.fail_on == "shifted" and found["discoveries"] else 0

@@ -8,8 +8,8 @@ import hashlib
 import importlib.util
 from collections.abc import Container
 from functools import cache
+from importlib import metadata
 from importlib.machinery import ModuleSpec
-from importlib.metadata import version
 from typing import Any
 
 from mad.config import canonical, fingerprint
@@ -42,7 +42,7 @@ def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, wor
         "code": code_digest(*modules),
         "config": _without(canonical(config), stage.unused(config)),
         "inputs": inputs,
-        "numerics": {"device": device, **{name: version(name) for name in libraries}},
+        "numerics": {"device": device, **{name: _version(name) for name in libraries}},
         "more": stage.identity(config, workers),
     }
 
@@ -54,6 +54,11 @@ def _without(config: dict[str, Any], options: Container[str]) -> dict[str, Any]:
         name: {option: value for option, value in section.items() if f"{name}.{option}" not in options}
         for name, section in sections.items()
     }
+
+
+@cache
+def _version(library: str) -> str:
+    return metadata.version(library)
 
 
 def key_of(stage_name: str, facts: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +13,33 @@ import torch
 from mad.context import ChunkSetup, ChunkWatch, Progress, TrainLoop, Workers
 from mad.errors import ClusterError
 from mad.runtime import cluster, local
+from mad.runtime.claims import Claims
 from mad.runtime.settings import Settings
+from mad.stages._workers import worker_range
 from mad.store import Draft, Store
 
+log = logging.getLogger("mad")
 SMALL_MAP = 200_000
 """Work (passes of a row, tokens) below which ``auto`` maps in this process: a Ray Train group takes 25 to 30 s to start
 on a laptop. Chunks that are done already are no work."""
 
 
-def _cpu_count() -> int:
-    """CPUs of the cluster, which this starts or connects to."""
+def _most_workers(use_gpu: bool) -> int:
+    """Workers that the cluster, which this starts or connects to, holds when it has grown to its full size."""
     cluster.connect()
-    import ray
+    return cluster.room(cluster.request(use_gpu).bundle())
 
-    return int(ray.cluster_resources().get("CPU", 1))
+
+def _most(workers: Workers) -> int:
+    """A number of processes as given, the last of a range."""
+    found = worker_range(workers)
+    return found[1] if found else int(workers)
+
+
+def _group(workers: Workers, count: int) -> int | tuple[int, int]:
+    """A group of ``count``; where a range was given, one of as few as it begins with."""
+    found = worker_range(workers)
+    return count if found is None or found[0] >= count else (found[0], count)
 
 
 class AutoLauncher:
@@ -39,12 +53,17 @@ class AutoLauncher:
 
     def __init__(self, settings: Settings, device: str, progress: Progress):
         self.settings, self.device, self.progress = settings, device, progress
+        self._claims = Claims(settings.home / "scratch")
 
     def train_workers(self, workers: Workers) -> int:
-        """Processes a training stage gets; 0 is this process."""
+        """Processes a training stage gets, of a range the most; 0 is this process.
+
+        ``auto`` is every GPU of a cluster whose nodes are there, and one of a cluster that grows: how many there are at
+        this moment may not decide what a model is, and nobody asked for the nodes to come.
+        """
         if workers != "auto":
-            return max(int(workers), self._least())
-        gpus = cluster.gpu_count() if self.device == "cuda" else 0
+            return max(_most(workers), self._least())
+        gpus = cluster.gpu_count() if self.device == "cuda" and not cluster.grows() else 0
         return gpus if gpus > 1 else self._least()
 
     def _least(self) -> int:
@@ -61,15 +80,20 @@ class AutoLauncher:
         what: str = "train",
     ) -> Path:
         """See :class:`mad.context.Launcher`."""
-        count = self.train_workers(workers)
-        scratch = self._scratch(name)
-        if count == 0:
-            return local.train_here(loop, payload, scratch, self.device, self.progress, epochs, what)
-        from mad.runtime.ray_train import train_on_ray
+        count, own = self.train_workers(workers), self._claims.take(name)
+        scratch = self._scratch(own)
+        if own != name:
+            log.warning("another process is making %s: it is made from the beginning here, as %s", name, own)
+        try:
+            if count == 0:
+                return local.train_here(loop, payload, scratch, self.device, self.progress, epochs, what)
+            from mad.runtime.ray_train import train_on_ray
 
-        use_gpu = self.device == "cuda"
-        storage = self._shared(payload["store"])
-        return train_on_ray(loop, payload, count, use_gpu, storage, name, epochs, self.progress, scratch, what)
+            size, storage, use_gpu = _group(workers, count), self._shared(payload["store"]), self.device == "cuda"
+            return train_on_ray(loop, payload, size, use_gpu, storage, own, epochs, self.progress, scratch, what)
+        except BaseException:
+            self._claims.drop(name, finished=False)
+            raise
 
     def map_chunks(
         self,
@@ -93,25 +117,27 @@ class AutoLauncher:
             return tally.figures()
         from mad.runtime.sharding import map_on_ray
 
-        use_gpu = self.device == "cuda"
-        storage = self._shared(draft.store.uri)
-        map_on_ray(setup, payload, chunks, draft, count, use_gpu, storage, tally, suffix, watch)
+        size, storage, use_gpu = _group(workers, count), self._shared(draft.store.uri), self.device == "cuda"
+        map_on_ray(setup, payload, chunks, draft, size, use_gpu, storage, tally, suffix, watch)
         return tally.figures()
 
     def forget(self, name: str) -> None:
-        """Remove the checkpoints of a finished (or to be repeated) run."""
-        shutil.rmtree(self._scratch(name), ignore_errors=True)
+        """Remove the checkpoints of a finished (or to be repeated) run, but not those of another process."""
+        own = self._claims.take(name)
+        shutil.rmtree(self._scratch(own), ignore_errors=True)
         store = Store(self._ray_storage(Store(self.settings.store).uri))
-        for run in (name, f"map-{name}"):
+        for run in (own, f"map-{name}"):
             if store.fs.exists(store.path(run)):
                 store.fs.rm(store.path(run), recursive=True)
+        self._claims.drop(name, finished=True)
 
     def _map_workers(self, workers: Workers, chunks: int, work: int) -> int:
         if workers != "auto":
-            return max(min(int(workers), chunks), self._least())
+            return max(min(_most(workers), chunks), self._least())
         if work < SMALL_MAP:
             return self._least()
-        count = min(cluster.gpu_count() if self.device == "cuda" else _cpu_count(), chunks)
+        # Each is to have work that pays for its start.
+        count = min(_most_workers(self.device == "cuda"), chunks, max(work // SMALL_MAP, 2))
         return count if count > 1 else self._least()  # a group of one pays for nothing
 
     def _scratch(self, name: str) -> Path:

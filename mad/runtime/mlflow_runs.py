@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mad.errors import ArtifactError, ConfigError, nearest
 from mad.redaction import redactor
-from mad.runtime.mlflow_tracker import ENVIRONMENT, FIRST_CALL, INPUT, MOST_RUNS, UPSTREAM, _client
+from mad.runtime.mlflow_client import ENVIRONMENT, FIRST_CALL, new_client
+from mad.runtime.mlflow_tracker import INPUT, MOST_RUNS, UPSTREAM
 from mad.runtime.settings import Settings
 from mad.runtime.tracking import SQLITE, WAITING, environment, reason_of
 
@@ -40,7 +41,7 @@ class RunReader:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        return _client(self.settings)
+        return new_client(self.settings)
 
     @cached_property
     def _experiments(self) -> dict[str, str]:

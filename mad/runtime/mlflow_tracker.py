@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mad.errors import ArtifactError
 from mad.redaction import redactor
+from mad.runtime.mlflow_client import ENVIRONMENT, FIRST_CALL, new_client
 from mad.runtime.settings import Settings
 from mad.runtime.tracking import (
     WAITING,
@@ -38,16 +36,8 @@ if TYPE_CHECKING:  # importing MLflow takes seconds: only what is not done yet p
 log = logging.getLogger("mad")
 METRICS, PAIRS, PARAM_LENGTH, TAG_LENGTH, MOST_RUNS = 800, 100, 6000, 5000, 50_000
 """MLflow's limits per call: metrics (all entries are 1000), params or tags, characters of a value, runs found."""
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Else MLflow prints the address of every run, the password in it included.
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-"""A server that is away is to be noticed in seconds; one that has answered may take its time over an upload."""
+AGAIN = 60.0
+"""Seconds until a store that was away is asked again; twice as many after each time that it is still away."""
 INPUT, UPSTREAM = "mad.input.", "mad.upstream_run."
 REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 """Error codes that concern one run; after any other error the store counts as away."""
@@ -68,13 +58,14 @@ class MlflowTracker:
         self.outbox = Outbox(settings.home / "unsynced")
         self._experiment_id = ""
         self._down = self._warned = False
+        self._pause, self._next = AGAIN, 0.0
         self._lock = threading.RLock()
         self._sent: dict[str | None, tuple[dict[str, str], dict[str, str]]] = {}
 
     @cached_property
     def client(self) -> MlflowClient:
         """The client; made at first use."""
-        return _client(self.settings)
+        return new_client(self.settings)
 
     def start(self, record: RunRecord) -> None:
         """Create the run; while the store is away the run gets a provisional id and waits for ``mad sync``."""
@@ -138,7 +129,7 @@ class MlflowTracker:
     def _try(self, action: Callable[[], None]) -> bool:
         """Run an action against the store; on failure warn once and say so."""
         with self._lock:
-            if self._down:
+            if self._down and not self._is_back():
                 return False
             try:
                 if not self._experiment_id:
@@ -146,12 +137,29 @@ class MlflowTracker:
                 action()
             except Exception as error:
                 self._down = getattr(error, "error_code", "") not in REFUSED
+                self._next = time.monotonic() + self._pause
                 what = "cannot be reached" if self._down else "refused a run"
                 if not self._warned:
                     log.warning("MLflow at %s %s (%s): going on; later: mad sync", self.uri, what, reason_of(error))
                 self._warned = True
                 return False
             return True
+
+    def _is_back(self) -> bool:
+        """Whether a store that was away answers again; asked ever more seldom, for one that hangs costs seconds."""
+        if time.monotonic() < self._next:
+            return False
+        try:
+            with environment(FIRST_CALL, ENVIRONMENT):
+                self.client.search_experiments(max_results=1)
+        except Exception:
+            self._pause *= 2
+            self._next = time.monotonic() + self._pause
+            return False
+        log.warning("MLflow at %s answers again; what it missed: mad sync", self.uri)
+        self._down = self._warned = False
+        self._pause = AGAIN
+        return True
 
     def _open(self) -> str:
         root, name = self.settings.artifact_root, self.experiment
@@ -251,45 +259,6 @@ class MlflowTracker:
         if record.provisional:
             self._create(record)
         self._send(record)
-
-
-def download(settings: Settings, uri: str) -> Path:
-    """Fetch an uploaded artifact by ``runs:/<id>/<folder>`` or ``models:/<name>@<alias>``.
-
-    Raises:
-        ArtifactError: the URI names nothing that can be fetched.
-    """
-    target = settings.home / "downloads" / uuid.uuid4().hex
-    try:
-        client = _client(settings)
-        from mlflow.artifacts import download_artifacts
-
-        with environment(FIRST_CALL, ENVIRONMENT):
-            source = _model_source(client, uri) if uri.startswith("models:/") else uri
-            client.search_experiments(max_results=1)
-        target.mkdir(parents=True)
-        return Path(download_artifacts(source, dst_path=str(target), tracking_uri=settings.tracking_uri))
-    except Exception as error:  # each kind of store has its own errors
-        where = redactor()(settings.tracking_uri or "")
-        raise ArtifactError(f"cannot fetch '{uri}' from {where}: {reason_of(error)}") from None
-
-
-def _client(settings: Settings) -> MlflowClient:
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3"):  # importing MLflow sets its own levels
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=settings.tracking_uri)
-
-
-def _model_source(client: MlflowClient, uri: str) -> str:
-    name, _, alias = uri.removeprefix("models:/").partition("@")
-    if not alias:
-        name, _, alias = name.rpartition("/")
-    if alias.isdigit():
-        return str(client.get_model_version(name, alias).source)
-    return str(client.get_model_version_by_alias(name, alias).source)
 
 
 def _dataset(name: str, digest: str, uri: str, role: str) -> DatasetInput:

@@ -35,7 +35,7 @@ class RunOptions:
     experiment: str = "mad"
     """MLflow experiment"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """where models run; auto: a GPU if this machine or the running cluster has one"""
+    """where models run; auto: a GPU if this machine or the running cluster has one, or may get one (MAD_NODE_TYPES)"""
     resources: dict[str, float | str] | None = None
     """what each worker and each trial asks of Ray, as JSON: {"CPU": 2, "GPU": 0.5, "memory": 8e9, "accelerator_type":
     "A100"}; memory in bytes; null is one CPU, and one GPU for each worker on GPUs"""

@@ -1,30 +1,23 @@
-"""Trials on Ray Tune: small, actors reused, closed-form configurations bundled many to a trial."""
+"""Configurations of detectors on Ray Tune: closed forms in bundles, what trains in epochs under ASHA, Optuna."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from mad.redaction import redactor
-from mad.runtime.cluster import check_capacity, connect, request, room
-from mad.runtime.study import Study, distribution
+from mad.runtime.bundles import FAILED, OnRow, Trial, bundled, fit, reason_lost, run_bundles, slots, tell
+from mad.runtime.spaces import distribution
+from mad.runtime.study import Study
 from mad.runtime.trial import Job, Row, Work, bare_row, run_trial
 from mad.stats.random import derive
 
-OnRow = Callable[[Row], None]
-T = TypeVar("T")
-BUNDLE = 64
-"""Most configurations in one trial: an interruption loses at most the work on one of them."""
-MAX_FAILURES = 3
-"""Times a trial whose process died is run again."""
 GRACE = 2
 """Epochs every trial gets before ASHA may stop it."""
 EPOCHS = 10_000
@@ -38,47 +31,17 @@ def _job(text: str) -> Job:
 
 def _configurations(params: dict[str, Any]) -> None:
     """Trainable: the configurations of one bundle, a row each; one that trains in epochs reports each of them."""
-    rows = []
-    for work in _work(params):
-        report = (lambda epoch, figures: tune.report({**figures, "epoch": epoch})) if work.in_epochs else None
-        rows.append(run_trial(_job(work.job), work.overrides, report))
-    tune.report({"rows": json.dumps(rows), params["metric"]: _best(rows, params)})
+    tell(map(_run, _work(params)), lambda rows: {params["metric"]: _best(rows, params)})
 
 
-def _suggested(params: dict[str, Any]) -> None:
-    """Trainable: one configuration that the search algorithm chose."""
-    (work,) = _work(params)
-    row = run_trial(_job(work.job), work.overrides)
-    tune.report({"rows": json.dumps([row]), params["metric"]: _best([row], params)})
+def _run(work: Work) -> Row:
+    report = (lambda epoch, figures: tune.report({**figures, "epoch": epoch})) if work.in_epochs else None
+    return run_trial(_job(work.job), work.overrides, report, work.kept)
 
 
 def _best(rows: list[Row], params: dict[str, Any]) -> float:
     values = [row[params["metric"]] for row in rows if row["status"] == "done"]
     return (max(values) if params["worst"] < 0 else min(values)) if values else params["worst"]
-
-
-class _Rows(tune.Callback):
-    """Hands rows to the driver as they come."""
-
-    def __init__(self, on_row: OnRow):
-        self.on_row = on_row
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks for a restore that is not used; done trials are in the store."""
-        return {}
-
-    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Called in the driver after every report."""
-        for row in json.loads(result.get("rows", "[]")):
-            self.on_row(row)
-
-
-def slots(study: Study) -> int:
-    """Trials at once: as asked, else as many as the cluster holds when it has grown to its full size."""
-    connect()
-    bundle = request().bundle()
-    check_capacity(bundle)
-    return study.concurrency or room(bundle)
 
 
 class _Rivals(FIFOScheduler):
@@ -120,17 +83,11 @@ def run_all(study: Study, work: Sequence[Work], folder: Path, on_row: OnRow) -> 
     at_once = slots(study)
     alone = [[one] for one in work if one.in_epochs]
     bundles = bundled([one for one in work if not one.in_epochs], study, at_once)
-    # The long ones first, so that none is left over at the end.
-    texts = [json.dumps([asdict(one) for one in bundle]) for bundle in alone + bundles]
-    space = {**_constants(study), "work": tune.grid_search(texts)}
     scheduler = _Rivals(study) if alone else None
-    fit(_configurations, space, folder / "trials", on_row, _lost, at_once, scheduler=scheduler)
-
-
-def bundled(work: Sequence[T], study: Study, at_once: int) -> list[list[T]]:
-    """Cut quick configurations into the trials that run them: as many in each as asked, else four trials per CPU."""
-    size = study.bundle or max(1, min(BUNDLE, math.ceil(len(work) / (4 * at_once))))
-    return [[*work[i : i + size]] for i in range(0, len(work), size)]
+    # The long ones first, so that none is left over at the end.
+    run_bundles(
+        _configurations, alone + bundles, _work, _constants(study), folder, on_row, _rowless, at_once, scheduler
+    )
 
 
 def run_optuna(study: Study, job: Job, seed: int, done: int, folder: Path, on_row: OnRow) -> None:
@@ -152,7 +109,9 @@ def run_optuna(study: Study, job: Job, seed: int, done: int, folder: Path, on_ro
     if study.samples <= done:
         return
     samples = study.samples - done
-    fit(_suggested, {}, folder / "optuna", on_row, _lost, slots(study), search=search, samples=samples)
+    ended = fit(_configurations, {}, folder / "optuna", on_row, slots(study), search=search, samples=samples)
+    for trial in (trial for trial, told in ended if not told):
+        on_row(_rowless(_work(trial.config)[0], trial))
 
 
 def _suggest(trial: Any, study: Study, constants: dict[str, Any]) -> dict[str, Any]:
@@ -174,66 +133,6 @@ def _constants(study: Study) -> dict[str, Any]:
     return {"metric": study.metric, "worst": -math.inf if study.mode == "max" else math.inf}
 
 
-def fit(
-    trainable: Callable[[dict[str, Any]], None],
-    space: dict[str, Any],
-    folder: Path,
-    on_row: OnRow,
-    lost: Callable[[tune.Result], list[Row]],
-    at_once: int,
-    scheduler: Any = None,
-    search: Any = None,
-    samples: int = 1,
-) -> None:
-    """Run the trials; every configuration gets a row, also where its trial broke or was stopped.
-
-    Args:
-        trainable: reports ``rows``, a JSON list with a row for each of its configurations.
-        space: of its parameters.
-        folder: of Tune, new.
-        on_row: told every row.
-        lost: the rows of a trial that ended without reporting them.
-        at_once: most trials at the same time.
-        scheduler: of Tune.
-        search: of Tune.
-        samples: times the space is drawn from.
-    """
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([request().bundle()])),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            max_concurrent_trials=at_once,
-            scheduler=scheduler,
-            search_alg=search,
-            num_samples=samples,
-            trial_name_creator=lambda trial: trial.trial_id,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            verbose=0,
-            callbacks=[_Rows(on_row)],
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-        ),
-    )
-    results = tuner.fit()
-    for result in (results[i] for i in range(len(results))):
-        if "rows" not in (result.metrics or {}):
-            for row in lost(result):
-                on_row(row)
-
-
-def reason_lost(result: tune.Result) -> str:
-    """Why a trial ended without rows, in one line."""
-    return redactor()(str(result.error).strip().splitlines()[-1]) if result.error else "the trial gave no result"
-
-
-def _lost(result: tune.Result) -> list[Row]:
-    return [_rowless(work, result) for work in _work(result.config or {})]
-
-
 def _work(params: dict[str, Any]) -> list[Work]:
     """The configurations of a trial, from its parameters."""
     if "work" in params:
@@ -241,9 +140,10 @@ def _work(params: dict[str, Any]) -> list[Work]:
     return [Work(params["job"], params[str(params["space"])], in_epochs=False)]
 
 
-def _rowless(work: Work, result: tune.Result) -> Row:
+def _rowless(work: Work, trial: Trial) -> Row:
+    """The row of a configuration that gave none: ASHA stopped it, or its process died."""
     row = {**bare_row(work.overrides), "features": work.label[0]}
-    reached = {k: v for k, v in (result.metrics or {}).items() if k.startswith("val_") or k == "epoch"}
-    if result.error is None and reached:
+    reached = {k: v for k, v in trial.last_result.items() if k.startswith("val_") or k == "epoch"}
+    if trial.status != FAILED and reached:
         return {**row, **reached, "status": "stopped"}
-    return {**row, "status": "failed", "error": reason_lost(result)}
+    return {**row, "status": "failed", "error": reason_lost(trial)}

@@ -12,7 +12,7 @@ from mad.config import Data
 from mad.errors import ArtifactError, nearest
 from mad.files import KEY, check_file
 from mad.runtime.identity import key_of
-from mad.runtime.settings import Settings
+from mad.runtime.settings import Settings, settings
 from mad.stages._language_models import FIELDS
 from mad.store import Store
 
@@ -29,7 +29,7 @@ def find_reference(reference: str, store: Store, settings: Settings) -> Artifact
     if reference.startswith(("runs:/", "models:/")):
         if settings.tracking_uri is None:
             raise ArtifactError(f"'{reference}' needs MLflow: leave --no_tracking out")
-        from mad.runtime.mlflow_tracker import download
+        from mad.runtime.mlflow_client import download
 
         return import_folder(download(settings, reference), store)
     return find_local(reference, store)
@@ -107,6 +107,26 @@ def with_keys(data: Data, store: Store) -> Data:
         return _key_of(value, NAMED[last], store) if may else value
 
     return named("", data)
+
+
+def with_calibration(data: Data, store: Store) -> Data:
+    """Settings with the key of the calibration that an audit names, by any kind of reference.
+
+    Raises:
+        ArtifactError: there is none of that name, or it is something else.
+    """
+    section = data.get("audit")
+    if not isinstance(section, dict) or section.get("calibration") in (None, "", "null"):
+        return data
+    named = section["calibration"]
+    reference = str(named)
+    # The key of one that is not made yet is as good: a sweep may make it.
+    if not (KEY.fullmatch(reference) and reference.startswith("calibrate-")):
+        artifact = find_reference(reference, store, settings())
+        made, reference = artifact.meta["stage"], artifact.key
+        if made != "calibrate":
+            raise ArtifactError(f"'{named}' was made by stage '{made}', not by calibrate")
+    return {**data, "audit": {**section, "calibration": reference}}
 
 
 def _key_of(value: str, stage: str, store: Store) -> str:

@@ -5,24 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
 import torch.distributed as dist
 
 from mad.context import ChunkSetup, ChunkWatch, Progress
 from mad.errors import ClusterError
+from mad.runtime.cluster import connect
 from mad.runtime.local import missing_chunks, one_thread, shown, write_chunk
-from mad.runtime.ray_train import RayWorker, run_group
+from mad.runtime.ray_train import RayWorker, Size, driver_node, run_group
 from mad.store import Draft, Store
 
 
+class Dealer:
+    """Hands out numbered chunks one at a time, so that a quick worker makes more of them; an actor."""
+
+    def __init__(self) -> None:
+        self._left: list[int] = []
+        self._start = 0
+
+    def begin(self, numbers: list[int]) -> int:
+        """At a (re)start of the group: what is to be made. Returns the number of the start."""
+        self._left, self._start = list(numbers), self._start + 1
+        return self._start
+
+    def take(self, start: int) -> int | None:
+        """The next chunk; None if there is none, or for a worker of a start that is over."""
+        return self._left.pop(0) if self._left and start == self._start else None
+
+
 def chunk_loop(payload: dict[str, Any], worker: RayWorker) -> None:
-    """Write this worker's share of the chunks that are missing at the (re)start of the group."""
-    draft, suffix = Store(payload["store"]).draft(payload["key"]), payload["suffix"]
-    missing = [missing_chunks(draft, range(payload["chunks"]), suffix) if worker.rank == 0 else []]
+    """Write a share of the chunks that are missing at the (re)start of the group."""
+    draft, suffix, dealer = Store(payload["store"]).draft(payload["key"]), payload["suffix"], payload["dealer"]
+    dealt: list[Any] = []
+    if worker.rank == 0:
+        missing = missing_chunks(draft, range(payload["chunks"]), suffix)
+        dealt = [(ray.get(dealer.begin.remote(missing)), missing)]
     if worker.world_size > 1:
         # Workers start at different moments; all must deal from one list, or a chunk could fall between them.
-        dist.broadcast_object_list(missing, src=0)
-    mine = missing[0][worker.rank :: worker.world_size]
-    if payload["watch"] is None and not mine:
+        dealt = dealt or [None]
+        dist.broadcast_object_list(dealt, src=0)
+    start, missing = dealt[0]
+    number = None if payload["watch"] else ray.get(dealer.take.remote(start))
+    if payload["watch"] is None and number is None:
         return
     with one_thread():
         writer = payload["setup"](payload["payload"], worker.device)
@@ -31,10 +55,10 @@ def chunk_loop(payload: dict[str, Any], worker: RayWorker) -> None:
             worker.tell("chunks", None, payload["chunks"], write_chunk(draft, writer, number, suffix))
 
         if payload["watch"] is not None:
-            _until_enough(payload, worker, draft, set(missing[0]), write)
-            return
-        for number in mine:
+            _until_enough(payload, worker, draft, set(missing), write)
+        while number is not None:
             write(number)
+            number = ray.get(dealer.take.remote(start))
 
 
 def _until_enough(
@@ -62,7 +86,7 @@ def map_on_ray(
     payload: dict[str, Any],
     chunks: Sequence[int],
     draft: Draft,
-    workers: int,
+    workers: Size,
     use_gpu: bool,
     storage: str,
     progress: Progress,
@@ -76,8 +100,16 @@ def map_on_ray(
     """
     if not missing_chunks(draft, chunks, suffix):
         return
-    job = {"store": draft.store.uri, "key": draft.key, "chunks": len(chunks), "setup": setup, "payload": payload}
-    job |= {"suffix": suffix, "watch": watch}
+    connect()
+    dealer = ray.remote(Dealer).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
+    job: dict[str, Any] = {
+        "store": draft.store.uri,
+        "key": draft.key,
+        "chunks": len(chunks),
+        "setup": setup,
+        "payload": payload,
+    }
+    job |= {"suffix": suffix, "watch": watch, "dealer": dealer}
     run_group(chunk_loop, job, workers, use_gpu, storage, f"map-{draft.key}", len(chunks), progress)
     left = missing_chunks(draft, chunks, suffix)
     if left and watch is None:

@@ -18,7 +18,8 @@ from mad.runtime import chain as chains
 from mad.runtime.chain import Chain
 from mad.runtime.engine import Engine
 from mad.runtime.recipes import Kitchen, named, read_recipes
-from mad.runtime.study import Space, Study, expand, override
+from mad.runtime.spaces import Space, expand
+from mad.runtime.study import Study, override
 from mad.runtime.sweep_plan import check_reachable
 from mad.runtime.tracking import flat
 from mad.stages._base import Stage, chain_config, load_stage, stage_config, upstream
@@ -62,6 +63,7 @@ class StageStudy(Study):
 
     def _check_objective(self) -> None:
         load_stage(self.target)
+        require(self.keep != "chosen", f"a study of stage {self.target} keeps what every configuration made")
         require(self.algorithm != "optuna", f"a study of stage {self.target} is a grid or random, not optuna")
         require(bool(self.rows) or not self.across, "across needs rows: name what the rows of a heat map are")
 

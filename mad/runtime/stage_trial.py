@@ -9,19 +9,18 @@ import json
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray import tune
 
 from mad.config import parse, to_data
 from mad.errors import ArtifactError, MadError
 from mad.redaction import redactor
+from mad.runtime.bundles import OnRow, Trial, bundled, reason_lost, run_bundles, slots, tell
 from mad.runtime.engine import Engine
-from mad.runtime.ray_tune import OnRow, bundled, fit, reason_lost, slots
 from mad.runtime.settings import Settings
 from mad.runtime.stage_study import Point, StagePlan
 from mad.runtime.trial import Row
@@ -88,21 +87,19 @@ def run_work(work: StageWork) -> Row:
 
 def _trial(params: dict[str, Any]) -> None:
     """Trainable: the configurations of one bundle, a row each."""
-    tune.report({"rows": json.dumps([run_work(work) for work in _work(params)])})
+    tell(map(run_work, _work(params)))
 
 
 def _work(params: dict[str, Any]) -> list[StageWork]:
-    return [StageWork(**one) for one in json.loads(params.get("work", "[]"))]
+    return [StageWork(**one) for one in json.loads(params["work"])]
 
 
-def _lost(result: tune.Result) -> list[Row]:
-    """Rows of a trial whose process died."""
-    error = reason_lost(result)
-    return [{"artifact": work.key, "status": "failed", "error": error} for work in _work(result.config or {})]
+def _lost(work: StageWork, trial: Trial) -> Row:
+    """The row of a configuration whose process died."""
+    return {"artifact": work.key, "status": "failed", "error": reason_lost(trial)}
 
 
 def run_all(plan: StagePlan, work: Sequence[StageWork], folder: Path, on_row: OnRow) -> None:
     """Run configurations on Ray Tune, several to a trial."""
     at_once = slots(plan.study)
-    texts = [json.dumps([asdict(one) for one in bundle]) for bundle in bundled(work, plan.study, at_once)]
-    fit(_trial, {"work": tune.grid_search(texts)}, folder / "trials", on_row, _lost, at_once)
+    run_bundles(_trial, bundled(work, plan.study, at_once), _work, {}, folder, on_row, _lost, at_once)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mad.config import Option, parse
-from mad.runtime import calibrate_command, short_names
+from mad.runtime import short_names
 from mad.runtime.audit_options import SHIFTED, Gate
 from mad.runtime.commands import run_and_tell
 from mad.runtime.verdict_lines import print_verdict
@@ -37,7 +37,7 @@ def run(flags: dict[str, Any]) -> int:
     Raises:
         MadError: whatever the user can mend.
     """
-    flags = calibrate_command.take_over(short_names.expand(TARGET, flags, SHORT, (Gate,)))
+    flags = short_names.expand(TARGET, flags, SHORT, (Gate,))
     gate = parse(Gate, {k: flags.pop(k) for k in ("fail_on",) if k in flags})
     found = run_and_tell(TARGET, flags, "verdict.json", print_verdict)
     return SHIFTED if found and gate.fail_on == found["verdict"] else 0

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import yaml
 
 from mad.config import Data, describe, find_field, merge, merge_flags, parse, require
 from mad.errors import ConfigError, nearest
+from mad.runtime.spaces import Space, distribution, values_of
 from mad.stages.detect import METRICS
-from mad.stats.random import derive
 
-Space = dict[str, Any]
-DISTRIBUTIONS = ("uniform", "loguniform", "randint", "choice")
 DEFAULT_SAMPLES = 16
+MOST_BUNDLED = 64
+"""Configurations in one trial: then Tune, which manages about four trials per second, holds nobody up."""
+MOST_KEPT = 1000
+"""Configurations that all keep their artifacts: a state of a megabyte or more each, for wide layers."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,19 @@ class Study:
     """configurations to try; with grid, at most so many, drawn by the seed"""
     concurrency: int | None = None
     """trials at once (default: the CPUs of the cluster)"""
-    bundle: int | None = None
-    """closed-form configurations per Ray Tune trial (default: by number of configurations and CPUs)"""
+    bundle: int | Literal["auto"] = "auto"
+    """closed-form configurations (grid, random) per Ray Tune trial; auto: as many as make four trials per CPU, 64 at
+    most. What trains in epochs or is chosen by Optuna has a trial of its own"""
+    keep: Literal["auto", "all", "chosen"] = "auto"
+    """whose detector and scores stay in the store: of all configurations, or of closed-form ones only those that are
+    chosen; auto: of all up to 1,000 configurations, of the chosen beyond. Figures are kept of every one"""
 
     def __post_init__(self) -> None:
         self._check_objective()
         require(len(self.search) > 0, "search must list at least one space; [{}] is that of the base alone")
         for name in ("num_samples", "concurrency", "bundle"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be 1 or more, got {value}")
+            require(value in (None, "auto") or value >= 1, f"{name} must be 1 or more, got {value}")
         for name, dimension in (item for space in self.search for item in space.items()):
             distribution(str(name), dimension)
 
@@ -68,6 +72,16 @@ class Study:
         """Configurations that random and optuna try."""
         return self.num_samples or DEFAULT_SAMPLES
 
+    def bundle_size(self, configurations: int, at_once: int) -> int:
+        """Closed-form configurations in one Ray Tune trial, of so many, with so many trials at once."""
+        if self.bundle != "auto":
+            return self.bundle
+        return max(1, min(MOST_BUNDLED, math.ceil(configurations / (4 * at_once))))
+
+    def keeps_all(self, configurations: int) -> bool:
+        """Whether artifacts of every one of so many configurations stay."""
+        return self.keep == "all" or (self.keep == "auto" and configurations <= MOST_KEPT)
+
     @property
     def last(self) -> str:
         """The last stage of the chain that it is about."""
@@ -75,7 +89,7 @@ class Study:
 
 
 S = TypeVar("S", bound=Study)
-SETTINGS = ("metric", "mode", "algorithm", "num_samples", "concurrency", "bundle")
+SETTINGS = ("metric", "mode", "algorithm", "num_samples", "concurrency", "bundle", "keep")
 """Parts of a study that can be overridden by an unscoped flag."""
 
 
@@ -103,7 +117,7 @@ def load_study(name: str) -> Study:
         raise ConfigError(f"unknown sweep '{name}'{nearest(name, study_names())}")
     try:
         data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if isinstance(data, dict) and "target" in data:
         from mad.runtime.stage_study import StageStudy
@@ -166,7 +180,7 @@ def _is_plugin(cls: type, base: Data, name: str) -> bool:
 
 def _choose(spaces: list[Space], cls: type, base: Data, name: str, value: Any) -> list[Space]:
     """Keep the spaces of one plug-in; where none is its, all of them, without the options of the others."""
-    kept = [space for space in spaces if value in _values(space.get(name, _of_base(cls, base, name)))]
+    kept = [space for space in spaces if value in values_of(space.get(name, _of_base(cls, base, name)))]
     if not kept:
         kept = [{k: v for k, v in space.items() if not k.startswith(f"{name}.")} for space in spaces]
     fixed = [{**space, name: [value]} for space in kept]
@@ -190,7 +204,7 @@ def _fix(spaces: list[Space], cls: type, base: Data, name: str, value: Any) -> l
         if dimension is None or dimension == name:
             parts = [(space, dimension == name or find_field(cls, base, name) is not None)]
         else:
-            values = _values(space[dimension])
+            values = values_of(space[dimension])
             having = [v for v in values if find_field(cls, merge_flags(cls, base, {dimension: v}), name)]
             sides = [(having, True), ([v for v in values if v not in having], False)]
             parts = [({**space, dimension: side}, has) for side, has in sides if side]
@@ -206,88 +220,7 @@ def _options(spaces: list[Space], cls: type, base: Data) -> set[str]:
     found: set[str] = set()
     for space in spaces:
         plugins = {k: v for k, v in space.items() if _is_plugin(cls, base, k)}
-        for choice in itertools.product(*map(_values, plugins.values())):
+        for choice in itertools.product(*map(values_of, plugins.values())):
             data = merge_flags(cls, base, dict(zip(plugins, choice, strict=True)))
             found |= {option.name for option in describe(cls, data)}
     return found
-
-
-def _values(dimension: Any) -> list[Any]:
-    if isinstance(dimension, list):
-        return dimension
-    if isinstance(dimension, dict) and set(dimension) == {"choice"}:
-        return dimension["choice"]
-    return [dimension]
-
-
-def expand(study: Study, seed: int) -> list[Space]:
-    """Every configuration of a grid or random study: dotted name to value.
-
-    Raises:
-        ConfigError: a grid over a continuous distribution, or a malformed dimension.
-    """
-    if study.algorithm == "random":
-        rng = np.random.default_rng(derive(seed, "search"))
-        return [_sample(study.search, rng) for _ in range(study.samples)]
-    found = [config for space in study.search for config in _grid(space)]
-    if study.num_samples is not None and study.num_samples < len(found):
-        rng = np.random.default_rng(derive(seed, "search"))
-        keep = sorted(rng.choice(len(found), study.num_samples, replace=False))
-        found = [found[i] for i in keep]
-    return found
-
-
-def _grid(space: Space) -> Iterator[Space]:
-    for name, dimension in space.items():
-        kind, _ = distribution(name, dimension)
-        if kind != "choice":
-            raise ConfigError(f"{name}: a grid needs a list of values, got {kind}; use --algorithm random or optuna")
-    for values in itertools.product(*(_values(d) for d in space.values())):
-        yield dict(zip(space, values, strict=True))
-
-
-def _sample(spaces: list[Space], rng: np.random.Generator) -> Space:
-    space = spaces[int(rng.integers(len(spaces)))]
-    return {name: _draw(*distribution(name, dimension), rng) for name, dimension in space.items()}
-
-
-def _draw(kind: str, given: list[Any], rng: np.random.Generator) -> Any:
-    if kind == "choice":
-        return given[int(rng.integers(len(given)))]
-    low, high = given
-    if kind == "randint":
-        return int(rng.integers(low, high + 1))
-    if kind == "uniform":
-        return float(rng.uniform(low, high))
-    return float(math.exp(rng.uniform(math.log(low), math.log(high))))
-
-
-def distribution(name: str, dimension: Any) -> tuple[str, list[Any]]:
-    """The kind of a dimension and its values or its inclusive bounds.
-
-    Raises:
-        ConfigError: malformed.
-    """
-    kind = next(iter(dimension), "") if isinstance(dimension, dict) else "choice"
-    given = dimension.get(kind) if isinstance(dimension, dict) else _values(dimension)
-    alone = not isinstance(dimension, dict) or len(dimension) == 1
-    if not alone or kind not in DISTRIBUTIONS or not isinstance(given, list) or not given:
-        raise ConfigError(f"{name}: expected a list of values or one of {', '.join(DISTRIBUTIONS)}, got {dimension}")
-    return kind, given if kind == "choice" else _bounds(name, kind, given)
-
-
-def _bounds(name: str, kind: str, given: list[Any]) -> list[Any]:
-    try:
-        low, high = map(float, given)  # YAML takes 1e-4 for a string
-    except (TypeError, ValueError):
-        low = high = math.nan
-    whole = kind != "randint" or (low.is_integer() and high.is_integer())
-    if not (-math.inf < low < high < math.inf) or not whole or (kind == "loguniform" and low <= 0):
-        needs = {"randint": "whole numbers", "loguniform": "positive numbers"}.get(kind, "numbers")
-        raise ConfigError(f"{name}: {kind} needs [low, high], {needs} with low < high, got {given}")
-    return [int(low), int(high)] if kind == "randint" else [low, high]
-
-
-def first_values(space: Space) -> Space:
-    """One configuration of a space: the first value, or the lower bound, of every dimension."""
-    return {name: distribution(name, dimension)[1][0] for name, dimension in space.items()}

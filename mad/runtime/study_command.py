@@ -1,13 +1,14 @@
-"""``mad audit --folds N``: how often the audit rejects on disjoint parts of the prompts."""
+"""``mad audit --folds N`` or ``--seeds N``: how often the audit rejects on parts of the prompts, or in other orders."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mad import terminal
 from mad.artifacts import Artifact
 from mad.config import Option
-from mad.runtime import calibrate_command, short_names
+from mad.runtime import short_names
 from mad.runtime.audit_options import population
 from mad.runtime.commands import run_and_tell
 from mad.stages import audit_study, pairs
@@ -20,7 +21,7 @@ SHORT = {
     "scores": "pairs.file",
 }
 """Short name of an option to its full one."""
-FLAGS = {"drift", "folds", "noise", "power", "study", "tests"}
+FLAGS = {"drift", "folds", "noise", "power", "seeds", "study", "tests"}
 
 
 def asked(flags: dict[str, Any]) -> bool:
@@ -34,7 +35,7 @@ def run(flags: dict[str, Any]) -> int:
     Raises:
         MadError: whatever the user can mend.
     """
-    flags = calibrate_command.take_over(short_names.expand(TARGET, flags, SHORT))
+    flags = short_names.expand(TARGET, flags, SHORT)
     run_and_tell(TARGET, flags, "study.json", show)
     return 0
 
@@ -54,16 +55,31 @@ def show(found: dict[str, Any], artifact: Artifact) -> None:
         names = ("baseline", "null", "rate", "peeking_rate")
         titles = ("other test", "of (no tolerance)", "asked once", "at every look")
         terminal.table("", titles, [[row[name] for name in names] for row in found["tests"]], right=titles[2:])
-    told = [f"{found['folds']} folds of {found['fold_size']} prompts at alpha {found['alpha']:g}"]
+    streams = "folds of" if found["seeds"] is None else "orders of all"
+    told = [f"{found['folds']} {streams} {found['fold_size']} prompts at alpha {found['alpha']:g}"]
     told[0] += f", tolerance {found['tolerance']:g}" if several else ""
     told += [f"{found['left_over']} prompts left over; {found['missing']} pairs lack a score and were left out"]
     told += [f"the shift grows from none over {found['drift']:g} of each fold"] if found["drift"] else []
+    if found["seeds"] is not None:
+        told += [*_spread(found["spread"][0])]
     if found["shift"]:
         distance, low, high = (found["shift"][name] for name in ("estimate", "lower", "upper"))
         told += [f"measured distance (held out, as the bet sees it): {distance:.3g} (bounds {low:.3g}, {high:.3g})"]
-    told += [f"note: {population(artifact.meta['config']['audit'])}", f"plots and tables: {artifact.folder}"]
+    asked = artifact.meta["config"]["audit"]
+    note = population({**asked, "shuffle": asked["shuffle"] or found["seeds"] is not None})
+    told += [f"note: {note}", f"plots and tables: {artifact.folder}"]
     for line in told:
         terminal.out.print(line, soft_wrap=True, markup=False)
+
+
+def _spread(found: dict[str, list[float]]) -> Iterator[str]:
+    """How far the results of several seeds lie apart."""
+    names = {"rejected_at": "rejected at pair", "shift_lower_bound": "lower bound on the shift"}
+    for name, title in names.items():
+        if found[name]:
+            low, first, middle, third, high = found[name]
+            told = f"{low:.4g} to {high:.4g}, median {middle:.4g}, half of them {first:.4g} to {third:.4g}"
+            yield f"{title}, over the seeds: {told}"
 
 
 def print_rates(rows: list[dict[str, Any]], first: str, power: float, *more: str) -> None:

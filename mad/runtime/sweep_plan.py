@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,11 @@ from mad.config import Data, fingerprint, to_data
 from mad.errors import ConfigError
 from mad.runtime import chain as chains
 from mad.runtime.chain import Chain
+from mad.runtime.cluster import is_remote
 from mad.runtime.engine import Engine
-from mad.runtime.study import Space, Study, expand, first_values, override
-from mad.runtime.trial import Job
+from mad.runtime.spaces import Space, expand, first_values
+from mad.runtime.study import MOST_BUNDLED, Study, override
+from mad.runtime.trial import Job, trains_in_epochs
 from mad.stages._base import chain_config, sections, upstream
 
 SHARED = "extract"
@@ -77,6 +80,11 @@ class Plan:
     def size(self) -> int:
         """Number of trials; for a search that chooses as it goes, the number asked for."""
         return sum(len(g.trials) for g in self.groups.values()) or self.study.samples
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every configuration leaves its detector and its scores in the store."""
+        return self.study.algorithm == "optuna" or self.study.keeps_all(self.size)
 
 
 def make_plan(study: Study, name: str, flags: dict[str, Any], engine: Engine) -> Plan:
@@ -169,3 +177,15 @@ def lines(plan: Plan, engine: Engine) -> Iterator[tuple[str, str, str]]:
             yield "trials", f"{plan.study.samples} chosen by optuna", "to do"
         else:
             yield "trials", f"{len(group.trials)} configurations", f"{len(group.trials) - todo} done, {todo} to do"
+    if plan.study.algorithm != "optuna":
+        yield "bundles", *_bundles(plan)
+
+
+def _bundles(plan: Plan) -> tuple[str, str]:
+    """How the configurations are laid into Ray Tune trials, and whose artifacts stay."""
+    quick = [not trains_in_epochs(trial.config) for group in plan.groups.values() for trial in group.todo]
+    at_once = plan.study.concurrency or (0 if is_remote() else os.cpu_count() or 1)
+    size = plan.study.bundle_size(sum(quick), at_once) if at_once else MOST_BUNDLED
+    most = "" if at_once or plan.study.bundle != "auto" else "up to "
+    told = f"{most}{size} closed-form configurations to a Ray Tune trial" if any(quick) else "one to a Ray Tune trial"
+    return told, "artifacts of all are kept" if plan.keeps_all else "artifacts of the chosen are kept"

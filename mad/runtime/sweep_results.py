@@ -13,8 +13,9 @@ from mad.artifacts import Artifact
 from mad.errors import FitError
 from mad.runtime import chain as chains
 from mad.runtime.engine import Engine
+from mad.runtime.local import one_thread
 from mad.runtime.sweep_plan import SHARED, WHOLE, Group, Plan
-from mad.runtime.trial import Row
+from mad.runtime.trial import Row, run_trial
 from mad.stages.detect import METRICS
 from mad.stages.detect import Options as DetectOptions
 from mad.stats import roc
@@ -49,6 +50,39 @@ def choose(plan: Plan, rows: Sequence[Row]) -> list[Row]:
     for row in sorted(done, key=order):
         best.setdefault((row["features"], row["detector"]), row)
     return list(best.values())
+
+
+def ordered(plan: Plan, rows: Sequence[Row]) -> list[Row]:
+    """Rows as the plan lists them, in whatever order they came; then what gave no figures, by settings."""
+    keys = [key for group in plan.groups.values() for key in group.trials]
+    if not keys:  # of Optuna, as it chose them
+        return list(rows)
+    place = {key: number for number, key in enumerate(keys)}
+
+    def order(row: Row) -> tuple[int, str]:
+        return place.get(row.get("detect", ""), len(keys)), json.dumps([row["detector"], row["config"]], sort_keys=True)
+
+    return sorted(rows, key=order)
+
+
+def make(engine: Engine, plan: Plan, row: Row) -> None:
+    """Fit and score a chosen configuration once more if its artifacts were not kept.
+
+    Raises:
+        FitError: it fails, or does not give what it gave.
+    """
+    if engine.store.has(row["fit"]) and engine.store.has(row["detect"]):
+        return
+    group = plan.groups[row["features"]]
+    trial = group.trials.get(row["detect"])
+    if trial is None:
+        raise FitError(f"{row['detect']} is not in the store any more: give the command again")
+    with one_thread():
+        made = run_trial(group.job, trial.overrides)
+    for name in ("detect", plan.study.metric):
+        if made.get(name) != row[name]:
+            told = made.get("error") or f"{name} was {row[name]} in a trial, and is {made.get(name)} in the driver"
+            raise FitError(f"{row['detector']}: {told}")
 
 
 def test(engine: Engine, plan: Plan, row: Row, last: str = WHOLE) -> Row:

@@ -66,7 +66,9 @@ class Runs(ABC):
         if before:
             self.record.run_id, self.record.params = before[0].info.run_id, {}  # the run has its params
             trials = tracker.find({**tags, "mad.stage": "trial"})
-            self._known = {run.data.tags.get(self.tag, "") for run in trials}
+            for run in [run for run in trials if run.info.status == "RUNNING"]:  # the driver was killed meanwhile
+                tracker.finish(RunRecord(run.info.run_name, run_id=run.info.run_id), "KILLED")
+            self._known = {run.data.tags.get(self.tag, "") for run in trials if run.info.status != "RUNNING"}
         else:
             tracker.start(self.record)
         self.engine.parent = self.record.run_id
@@ -95,8 +97,11 @@ class Runs(ABC):
         self._writer.submit(lambda: None).result()
 
     def close(self, status: str, plots: Sequence[Path] = ()) -> None:
-        """Wait for the trials' runs and close the sweep's."""
-        self._writer.shutdown(wait=True)
+        """Wait for the trials' runs, unless somebody waits for the end, and close the sweep's.
+
+        What is not logged then is logged when the sweep goes on.
+        """
+        self._writer.shutdown(wait=True, cancel_futures=status == "KILLED")
         self.record.files += [(str(path), "plots") for path in plots]
         self.engine.tracker.finish(self.record, status)
 

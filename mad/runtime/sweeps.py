@@ -57,7 +57,7 @@ class Sweep:
             self._runs.flush()
             board = self._board()
             result = self._result(board, shared, time.monotonic() - begun)
-            plots = write_report(self.report_folder, self.plan, board, self.rows, shared)
+            plots = write_report(self.report_folder, self.plan, board, results.ordered(self.plan, self.rows), shared)
         except BaseException as error:
             self._runs.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -110,8 +110,9 @@ class Sweep:
             elif trial.detect in before:
                 trial.done = True
                 self._add(before[trial.detect])
-        job = group.job.to_json()
-        return [Work(job, trial.overrides, trains_in_epochs(trial.config)) for trial in group.todo]
+        job, keeps = group.job.to_json(), self.plan.keeps_all
+        todo = [(trial.overrides, trains_in_epochs(trial.config)) for trial in group.todo]
+        return [Work(job, overrides, in_epochs, kept=keeps or in_epochs) for overrides, in_epochs in todo]
 
     def _optuna(self, group: Group, before: dict[str, Row]) -> None:
         from mad.runtime.ray_tune import run_optuna
@@ -129,10 +130,15 @@ class Sweep:
         run_optuna(self.plan.study, group.job, self.plan.seed, len(kept), self.folder, keep)
 
     def _finished(self, row: Row) -> None:
-        """A new row; a configuration that ASHA stopped is remembered, for against fewer rivals it would go on."""
+        """A new row; one that no artifact tells is remembered.
+
+        So is a configuration that ASHA stopped: against fewer rivals it would go on.
+        """
         if row["status"] == "stopped":
             job = self.plan.groups[row["features"]].job
             row["detect"] = job.keys(job.chain({"detector": row["detector"], **row["config"]}))[1]
+            self._log.append(row)
+        elif row["status"] == "done" and not self.plan.keeps_all:
             self._log.append(row)
         self._add(row)
 
@@ -146,6 +152,8 @@ class Sweep:
     def _board(self) -> list[Row]:
         """What was chosen, with test figures; plots for every detector, or of several subjects for the best."""
         chosen = results.choose(self.plan, self.rows)
+        for row in chosen:
+            results.make(self.engine, self.plan, row)
         drawn = chosen if len(self.plan.groups) == 1 else _first_of_each(chosen)
         board = []
         for done, row in enumerate(chosen, start=1):

@@ -236,17 +236,13 @@ def text_of(value: Any) -> str:
 
 @contextmanager
 def environment(values: dict[str, str], defaults: dict[str, str]) -> Iterator[None]:
-    """Environment variables for as long as the block runs; what is not at its default was set by the user and stays."""
-    before = {name: os.environ.get(name) for name in values}
-    before = {name: value for name, value in before.items() if value in (None, defaults[name])}
-    os.environ.update({name: values[name] for name in before})
+    """Environment variables for as long as the block runs, and their defaults after it; what the user set stays."""
+    mine = [name for name in values if os.environ.get(name) in (None, defaults[name])]
+    os.environ.update({name: values[name] for name in mine})
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update({name: defaults[name] for name in mine})
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:

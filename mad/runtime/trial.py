@@ -18,6 +18,7 @@ import torch
 
 from mad.artifacts import Artifact, Features
 from mad.config import canonical, merge_flags, parse
+from mad.detectors._base import Detector
 from mad.errors import MadError
 from mad.redaction import redactor
 from mad.runtime.engine import Engine
@@ -26,7 +27,7 @@ from mad.runtime.tracking import flat
 from mad.stages import detect
 from mad.stages._base import chain_config, load_stage, sections, stage_config
 from mad.stages._subject import Subject
-from mad.stages.fit import new_detector
+from mad.stages.fit import fit, new_detector, populations
 from mad.store import Store
 
 Row = dict[str, Any]
@@ -80,8 +81,8 @@ class Job:
 
     def keys(self, config: Any) -> tuple[str, str]:
         """Keys of the fitted detector and of its validation scores."""
-        fit, scores = load_stage("fit"), load_stage("detect")
-        fitted = self.engine.key(fit, stage_config(fit, config), {"features": self.features})
+        fitting, scores = load_stage("fit"), load_stage("detect")
+        fitted = self.engine.key(fitting, stage_config(fitting, config), {"features": self.features})
         inputs = {"features": self.features, "fitted": fitted}
         return fitted, self.engine.key(scores, stage_config(scores, config), inputs)
 
@@ -94,11 +95,13 @@ class Work:
         job: JSON of the :class:`Job` it belongs to.
         overrides: dotted name to value.
         in_epochs: whether its detector trains in epochs and reports after each.
+        kept: whether its detector and scores go into the store; if not, it leaves figures alone.
     """
 
     job: str
     overrides: dict[str, Any]
     in_epochs: bool
+    kept: bool = True
 
     @property
     def label(self) -> tuple[str, str]:
@@ -107,7 +110,10 @@ class Work:
 
 
 def run_trial(
-    job: Job, overrides: dict[str, Any], report: Callable[[int, dict[str, float]], None] | None = None
+    job: Job,
+    overrides: dict[str, Any],
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    kept: bool = True,
 ) -> Row:
     """Fit, score and measure one configuration.
 
@@ -115,6 +121,7 @@ def run_trial(
         job: what trials share.
         overrides: dotted name to value.
         report: told the epoch and the validation figures by detectors that train in epochs.
+        kept: whether detector and scores become artifacts; the row is the same.
 
     Returns:
         The row; ``status`` is "failed" with an ``error`` where the configuration could not be run.
@@ -123,6 +130,8 @@ def run_trial(
     try:
         config = job.chain(overrides)
         torch.set_num_threads(1)
+        if not kept:
+            return {**_in_memory(job, config), "features": job.features, "seconds": time.monotonic() - begun}
         job.engine.on_epoch = _measured(job, config, report) if report else _unheard
         fitted = _run(job, "fit", config, {"features": job.artifact})
         scores = _run(job, "detect", config, {"features": job.artifact, "fitted": fitted})
@@ -135,15 +144,33 @@ def run_trial(
 
 def row_of(scores: Artifact, config: Any, fitted: str) -> Row:
     """The row of a finished configuration, from its artifacts."""
+    found = _row(config, scores.summary, scores.summary["supervised"], fitted, scores.key)
+    return {**found, "seconds": scores.meta["seconds"]}
+
+
+def _row(config: Any, figures: dict[str, Any], supervised: bool, fitted: str, scores: str) -> Row:
     return {
         **describe(config),
-        **{f"val_{name}": scores.summary[name] for name in detect.METRICS},
+        **{f"val_{name}": figures[name] for name in detect.METRICS},
         "status": "done",
-        "supervised": scores.summary["supervised"],
+        "supervised": supervised,
         "fit": fitted,
-        "detect": scores.key,
-        "seconds": scores.meta["seconds"],
+        "detect": scores,
     }
+
+
+def _in_memory(job: Job, config: Any) -> Row:
+    """The row of a configuration that writes nothing; its keys are those that its artifacts would have."""
+    detector = new_detector(config.detector, Subject(job.artifact, job.engine.store, job.device))
+    device = job.device if torch.cuda.is_available() else "cpu"
+    fit(detector, config, populations(job.artifact, detector), None, device)
+    return _row(config, _figures(job, config, detector), detector.supervised, *job.keys(config))
+
+
+def _figures(job: Job, config: Any, detector: Detector) -> dict[str, float]:
+    """Figures of a fitted detector on the validation rows."""
+    table = detect.score_rows(detector, job.artifact, config.detect)
+    return detect.measure(table, config.detect, config.seed)["metrics"]["score"]
 
 
 def describe(config: Any) -> Row:
@@ -186,8 +213,7 @@ def _measured(job: Job, config: Any, report: Callable[[int, dict[str, float]], N
     def on_epoch(epoch: int, state: Any) -> None:
         detector = new_detector(config.detector, subject)
         detector.state = dict(state)
-        table = detect.score_rows(detector, job.artifact, config.detect)
-        figures = detect.measure(table, config.detect, config.seed)["metrics"]["score"]
+        figures = _figures(job, config, detector)
         report(epoch, {f"val_{name}": figures[name] for name in detect.METRICS})
 
     return on_epoch

@@ -21,6 +21,8 @@ from mad.runtime.settings import settings
 from mad.store import Store
 
 log = logging.getLogger("mad")
+SERVED = ("http:", "https:", "databricks")
+"""Beginnings of the addresses of MLflow servers; any other is a database or folder that a server can be started on."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _kept(store: Store, limit: float) -> set[str]:
 def _collect_scratch(scratch: Path, limit: float, dry_run: bool) -> list[tuple[str, int]]:
     """Checkpoints of runs that nobody went on with; a finished run has removed its own."""
     removed = []
-    for folder in sorted(f for f in scratch.glob("*") if KEY.fullmatch(f.name) and f.is_dir()):
+    for folder in sorted(f for f in scratch.glob("*") if KEY.match(f.name) and f.is_dir()):
         files = [file.stat() for file in folder.rglob("*") if file.is_file()]
         if max((facts.st_mtime for facts in files), default=folder.stat().st_mtime) < limit:
             removed.append((f"scratch/{folder.name}", sum(facts.st_size for facts in files)))
@@ -114,15 +116,16 @@ def interface(options: Interface) -> int:
     """Replace this process by the MLflow UI."""
     where = settings()
     words = [sys.executable, "-m", "mlflow", "ui", "--host", options.host, "--port", str(options.port)]
-    if where.artifact_root is None:
-        terminal.out.print(f"MLflow is served at {redactor()(where.tracking_uri or '')}: open it in a browser")
+    uri = str(where.tracking_uri)
+    if uri.startswith(SERVED):
+        terminal.out.print(f"MLflow is served at {redactor()(uri)}: open it in a browser", soft_wrap=True)
         return 0
     where.home.mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     # Without the parameter the page opens on its view of language-model traces, which is empty.
     page = f"http://{options.host}:{options.port}/#/experiments?workflowType=machine_learning"
     terminal.out.print(f"MLflow UI: {page} (Ctrl-C stops it)", soft_wrap=True)
-    os.execv(sys.executable, [*words, "--backend-store-uri", str(where.tracking_uri)])
+    os.execv(sys.executable, [*words, "--backend-store-uri", uri])
 
 
 def sync(options: Sync) -> int:

@@ -17,6 +17,7 @@ from mad import registry
 from mad.artifacts import Artifact
 from mad.config import field_docs
 from mad.context import Context
+from mad.store import Store
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Stage:
             that change bits. Called with the config and the number of workers.
         refers_to: keys of artifacts that a config names, beside the inputs, by what they are: they enter the key as
             inputs do, and are kept as long.
+        settles: dotted options that a config leaves open and their values, from artifacts that it refers to; asked when
+            the config is made, so that keys are those of the values.
         passes: why a config asks nothing of the stage, empty if it does ask; its result is then the input
             ``hands_on`` itself.
         hands_on: name of that input.
@@ -49,6 +52,7 @@ class Stage:
     version: int = 1
     identity: Callable[[Any, int], dict[str, Any]] = field(default=lambda config, workers: {})
     refers_to: Callable[[Any], dict[str, str]] = field(default=lambda config: {})
+    settles: Callable[[Any, Store], dict[str, Any]] = field(default=lambda config, store: {})
     passes: Callable[[Any], str] = field(default=lambda config: "")
     hands_on: str = ""
     check: Callable[[Any, dict[str, Any]], None] = field(default=lambda config, inputs: None)

@@ -108,12 +108,14 @@ def _classifier(
 
 
 def _distribute(classifier: Classifier, worker: Worker) -> nn.Module:
+    """The classifier as every worker trains it: only gradients go round in a step, buffers after the epoch."""
     if worker.world_size == 1:
         return classifier
+    share = partial(nn.parallel.DistributedDataParallel, broadcast_buffers=False, gradient_as_bucket_view=True)
     if worker.device.startswith("cuda"):
         synced = nn.SyncBatchNorm.convert_sync_batchnorm(classifier)
-        return nn.parallel.DistributedDataParallel(synced, device_ids=[torch.device(worker.device).index or 0])
-    return nn.parallel.DistributedDataParallel(classifier)
+        return share(synced, device_ids=[torch.device(worker.device).index or 0])
+    return share(classifier)
 
 
 def _reader(split: Split, rows: Tensor) -> Callable[[Tensor], Tensor]:

@@ -41,7 +41,7 @@ def paths_figure(log_wealth: Tensor, alpha: float) -> Figure:
         if rejected:
             panel.plot(stop, own[-1], "o", color=BLUE, ms=2.5, clip_on=False)
         lowest, highest = min(lowest, float(own.min())), max(highest, float(own.max()))
-    share = f"{(crossed < length).sum()} of {folds} folds reject"
+    share = f"{(crossed < length).sum()} of {folds} reject"
     panel.axhline(threshold, color=VERMILLION, lw=0.9, ls="--", label=f"1/α = {1 / alpha:g}: {share}")
     room = 0.06 * (highest - lowest)
     panel.set(xlim=(0, length - 1), ylim=(lowest - room, highest + room), xlabel="prompts", ylabel="wealth (start: 1)")

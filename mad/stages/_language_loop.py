@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mad.artifacts import Checkpoint, Split
-from mad.config import parse, to_data
-from mad.context import Worker
+from mad.config import parse, require, to_data
+from mad.context import Worker, Workers
 from mad.errors import FitError
 from mad.models import sharded
 from mad.models.language_checkpoint import DESCRIPTION, load_text_classifier, save_language_checkpoint
@@ -27,6 +27,7 @@ from mad.stages._language_head import head_of, outputs_of
 from mad.stages._language_models import is_key, localised
 from mad.stages._text_examples import Examples, make_examples
 from mad.stages._training import is_mixed, make_optimizer, read_history, schedule, sum_over_workers
+from mad.stages._workers import worker_range
 from mad.stats.random import derive, generator
 from mad.store import Store
 
@@ -50,6 +51,7 @@ def language_loop(payload: dict[str, Any], worker: Worker) -> None:
     seed = config.seed if config.train.seed is None else config.train.seed
     folder = worker.resume_folder()
     model, description = open_model(config, split, seed, folder, store, worker)
+    _check_workers(config.train.workers, model)
     run = _Run(config.train, model, worker, seed, folder)
     limit = config.train.language.max_tokens
     examples = {part: make_examples(model, split, split.part(part), limit) for part in ("train", "validation", "test")}
@@ -70,6 +72,18 @@ def language_loop(payload: dict[str, Any], worker: Worker) -> None:
         worker.report(history[-1], partial(_save, model, description, run.state(), list(history), test))
 
 
+def _check_workers(workers: Workers, model: TextClassifier) -> None:
+    """Refuse a changing number of workers for a model with dropout, which each worker draws for its own rows.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    options = model.network.config.to_dict()
+    drops = [f"{name} {p:g}" for name, p in options.items() if "drop" in name and isinstance(p, float) and p > 0]
+    why = f"the model has {', '.join(drops)}, so that it depends on the number of workers: give a number"
+    require(worker_range(workers) is None or not drops, f"--train.workers: {why}")
+
+
 def open_model(
     config: Any, split: Split, seed: int, folder: Path | None, store: Store, worker: Worker
 ) -> tuple[TextClassifier, dict[str, Any]]:
@@ -80,7 +94,8 @@ def open_model(
     """
     architecture = importlib.import_module(type(config.model).__module__)
     fsdp = config.train.language.sharding == "fsdp" and worker.world_size > 1
-    device = "cpu" if fsdp else worker.device  # a sharded model is larger than a device
+    # A model that is split may be larger than a device, and than one machine's memory if each worker read it.
+    device = ("meta" if worker.rank else "cpu") if fsdp else worker.device
     head, here = head_of(config.model, split), localised(config.model, store)
     if folder:
         model = load_text_classifier(folder, device, here, trainable=True)
@@ -100,7 +115,7 @@ def open_model(
     if hasattr(model.adapted, "peft_config"):
         description["base"] = {**architecture.base_of(here), "model": _base_name(config.model.model, store)}
     if config.train.language.gradient_checkpointing:
-        model.network.gradient_checkpointing_enable({"use_reentrant": False})
+        model.checkpoint_activations()
     return model, description
 
 

@@ -33,11 +33,12 @@ class Options:
     alpha: float = 0.05
     """level in (0, 1): the probability that a tolerated change is ever called a shift is at most this; the
     interval of the mean difference has the same level of its own"""
-    tolerance: float = 0.0
-    """largest total variation between the score distributions that is tolerated, in [0, 1)"""
+    tolerance: float | None = None
+    """largest total variation between the score distributions that is tolerated, in [0, 1) (default: what the
+    calibration recommends, 0 without one)"""
     calibration: str | None = None
-    """key (calibrate-...) of a calibration: prompts that it used are refused here; for mad audit also its name, and
-    the tolerance is then its recommendation unless one is given"""
+    """name, key (calibrate-...) or folder of a calibration: the tolerance is its recommendation unless one is given,
+    and prompts that it used are refused"""
     mean_tolerance: float | None = None
     """largest difference of the mean scores that is tolerated, in score units (default: nothing is certified); needs
     range"""
@@ -57,7 +58,9 @@ class Options:
     """stop at the verdict; false goes on through all pairs, for a sharper bound and interval"""
 
     def __post_init__(self) -> None:
-        wealth.check_settings((self.tolerance,), self.alpha)
+        if self.tolerance is None and not self.calibration:
+            object.__setattr__(self, "tolerance", 0.0)  # so that what was left open has the key of what was given
+        wealth.check_settings((0.0 if self.tolerance is None else self.tolerance,), self.alpha)
         wealth.check_settings(self.tolerances, self.alpha)
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         key = self.calibration or "calibrate-" + "0" * 20
@@ -77,9 +80,15 @@ class Options:
         require(self.range is not None, told)
 
     @property
+    def tolerated(self) -> float:
+        """The tolerance, which is settled before a stage runs, see :mod:`mad.stages._calibrated_tolerance`."""
+        assert self.tolerance is not None
+        return self.tolerance
+
+    @property
     def grid(self) -> tuple[float, ...]:
         """All tolerances that are tested."""
-        return tuple(sorted({*self.tolerances, self.tolerance}))
+        return tuple(sorted({*self.tolerances, self.tolerated}))
 
 
 class Units(NamedTuple):
@@ -128,8 +137,13 @@ def make_units(rows: pd.DataFrame, options: Options, seed: int) -> Units:
         raise DataError(f"{told}: give more, or a batch_size below {options.batch_size}")
     if not options.shuffle:
         return units
-    order = torch.randperm(len(units.names), generator=generator(seed, "order of the audit"))
+    order = random_order(len(units.names), seed)
     return Units(Pairs(*(part[:, order] for part in units.scores)), units.sizes[order], units.names[order.numpy()])
+
+
+def random_order(count: int, seed: int) -> Tensor:
+    """(count,) numbers of the prompts, in the order that a seed draws."""
+    return torch.randperm(count, generator=generator(seed, "order of the audit"))
 
 
 def units_of(rows: pd.DataFrame) -> Units:
@@ -225,7 +239,7 @@ def joined(steps: Sequence[Step]) -> Step:
 
 def _decided(step: Step, options: Options) -> Tensor:
     """(B,) whether there is a verdict after each unit."""
-    crossed = step.log_wealth[options.grid.index(options.tolerance)] >= wealth.threshold(options.alpha)
+    crossed = step.log_wealth[options.grid.index(options.tolerated)] >= wealth.threshold(options.alpha)
     if options.mean_tolerance is None:
         return crossed
     return crossed | ((step.low >= -options.mean_tolerance) & (step.high <= options.mean_tolerance))
@@ -256,7 +270,7 @@ def make_trace(units: Units, steps: Step, options: Options) -> pd.DataFrame:
         "pairs": units.sizes[:used].cumsum(0),
         "baseline": x,
         "candidate": y,
-        "log_wealth": steps.log_wealth[options.grid.index(options.tolerance)],
+        "log_wealth": steps.log_wealth[options.grid.index(options.tolerated)],
         "shift_lower_bound": bounds,
         "mean_difference": (y - x).cumsum(0) / torch.arange(1, used + 1),
         "low": steps.low,

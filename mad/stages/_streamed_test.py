@@ -10,8 +10,17 @@ import torch
 
 from mad.errors import DataError
 from mad.stages._judged_pairs import score_columns
-from mad.stages._sequential_audit import Auditor, Options, Step, Units, check_range, joined, make_trace, units_of
-from mad.stats.random import generator
+from mad.stages._sequential_audit import (
+    Auditor,
+    Options,
+    Step,
+    Units,
+    check_range,
+    joined,
+    make_trace,
+    random_order,
+    units_of,
+)
 
 SIDES = ("baseline", "candidate")
 
@@ -49,7 +58,7 @@ def deal(prompts: pd.DataFrame, options: Options, seed: int) -> Shares:
         raise DataError(f"{told}: give more, or a batch_size below {options.batch_size}")
     place = np.arange(len(names))
     if options.shuffle:
-        place = torch.randperm(len(names), generator=generator(seed, "order of the audit")).argsort().numpy()
+        place = random_order(len(names), seed).argsort().numpy()
     rows = np.argsort(place[codes], kind="stable")
     last = np.searchsorted(place[codes][rows], np.arange(len(names)), side="right")
     return Shares(rows, last[[*range(options.batch_size - 1, len(names) - 1, options.batch_size), len(names) - 1]])

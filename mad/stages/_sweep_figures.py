@@ -28,6 +28,8 @@ from mad.stages._figures import (
     style,
 )
 
+MOST_NAMED = 40
+"""Slots of an axis that get a label; of more, some are left out at even steps."""
 GOLDEN = 0.6180339887
 """multiples of it, modulo one, spread points evenly without chance"""
 
@@ -169,11 +171,12 @@ def _slots(panel: Axes, texts: pd.Series[str]) -> np.ndarray:
     numbers = pd.to_numeric(texts, errors="coerce").fillna(np.inf)
     sorted_texts = pd.DataFrame({"number": numbers, "text": texts}).sort_values(["number", "text"])["text"]
     order = list(sorted_texts.unique())
-    slanted = sum(map(len, order)) > 24
-    labels = [plain(text, 14) for text in order]
-    turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if slanted else {}
-    panel.set_xticks(range(len(order)), labels, **turned)
-    return texts.map(order.index).to_numpy(float) + _spread(len(texts))
+    named = range(0, len(order), -(-len(order) // MOST_NAMED))
+    labels = [plain(order[place], 14) for place in named]
+    turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if sum(map(len, labels)) > 24 else {}
+    panel.set_xticks(named, labels, **turned)
+    places = {text: place for place, text in enumerate(order)}
+    return texts.map(places).to_numpy(float) + _spread(len(texts))
 
 
 @style()

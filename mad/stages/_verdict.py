@@ -63,7 +63,7 @@ def judged(trace: pd.DataFrame, missing: int, options: Options, seed: int) -> di
         "missing": missing,
         "log_wealth": float(last["log_wealth"]),
         "alpha": options.alpha,
-        "tolerance": options.tolerance,
+        "tolerance": options.tolerated,
         "shift_lower_bound": float(last["shift_lower_bound"]),
         "mean_difference": None if vectors else float(last["mean_difference"]),
         "mean_difference_interval": [low, high] if options.range else None,

@@ -33,6 +33,7 @@ from mad.stages import _heads as heads
 from mad.stages._attack_rows import attack_facts, attacked_rows, changed_facts, read_facts, rows_to_attack
 from mad.stages._base import Stage
 from mad.stages._detector_score import DetectorScore, check_detector
+from mad.stages._workers import check_workers
 from mad.stages.prepare import seed_of
 from mad.stats.random import derive
 from mad.store import Store
@@ -75,8 +76,9 @@ class Options:
     """rows per file, the unit of sharding and of resuming"""
     seed: int | None = None
     """seed of random starts and of the clean rows that go (default: --seed)"""
-    workers: int | Literal["auto"] = placement("auto")
-    """processes: 0 runs in this one; auto: this one for less than 200,000 passes of a row, else every GPU or CPU"""
+    workers: int | str = placement("auto")
+    """processes: 0 runs in this one; a range such as 2-8 follows the cluster; auto: this one for less than 200,000
+    passes of a row, else every GPU or CPU"""
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "batch_size", "chunk_rows"):
@@ -90,7 +92,7 @@ class Options:
         require(self.detector_weight >= 0, f"detector_weight must be 0 or more, got {self.detector_weight}")
         known = self.detector is None or (self.detector.startswith("fit-") and KEY.fullmatch(self.detector))
         require(bool(known), f"detector must be the key of a fitted one, fit- and 20 hex digits, got {self.detector}")
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)

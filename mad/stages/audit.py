@@ -12,6 +12,7 @@ from mad.artifacts import ScorePairs
 from mad.config import require
 from mad.context import Context
 from mad.stages._base import Stage
+from mad.stages._calibrated_tolerance import settle
 from mad.stages._disjoint_prompts import check_disjoint, refers_to
 from mad.stages._sequential_audit import Options, joined, make_trace, make_units, walk
 from mad.stages._verdict import conclude
@@ -44,4 +45,11 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     conclude(make_trace(units, joined(found), options), missing, options, config.seed, context)
 
 
-STAGE = Stage("audit", Config, {"pairs": "pairs"}, run, refers_to=lambda config: refers_to(config.audit.calibration))
+STAGE = Stage(
+    "audit",
+    Config,
+    {"pairs": "pairs"},
+    run,
+    refers_to=lambda config: refers_to(config.audit.calibration),
+    settles=lambda config, store: settle(config.audit, store),
+)

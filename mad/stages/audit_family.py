@@ -21,6 +21,7 @@ from mad.artifacts import ScoreColumns
 from mad.config import require
 from mad.context import Context
 from mad.stages._base import Stage
+from mad.stages._calibrated_tolerance import settle
 from mad.stages._disjoint_prompts import check_disjoint, refers_to
 from mad.stages._family_figures import family_figure
 from mad.stages._figures import save_figure
@@ -68,7 +69,7 @@ def make_test(options: Options, seed: int, count: int) -> SequentialTest:
 
 def walk(test: SequentialTest, scores: Pairs, options: Options) -> Iterator[Tensor]:
     """Batch by batch (K, B) log wealth at the tolerance, until all streams have stopped."""
-    place, paths = options.grid.index(options.tolerance), []
+    place, paths = options.grid.index(options.tolerated), []
     for path in test.walk(scores):
         paths.append(path[:, place])
         yield paths[-1]
@@ -107,7 +108,7 @@ def judge(columns: ScoreColumns, units: Units, family: Family, bounds: Tensor, u
         "any_shifted": bool(multiplicity.global_test(family.log_e, options.alpha)),
         "alpha": options.alpha,
         "bound_level": options.alpha / len(candidates),
-        "tolerance": options.tolerance,
+        "tolerance": options.tolerated,
         "samples": int(pairs[used - 1]),
         "missing": columns.summary["missing"],
         "bet": registry.name_of("bets", type(options.bet).__module__),
@@ -154,5 +155,10 @@ def make_trace(names: list[str], units: Units, log_wealth: Tensor, family: Famil
 
 
 STAGE = Stage(
-    "audit_family", Config, {"columns": "columns"}, run, refers_to=lambda config: refers_to(config.audit.calibration)
+    "audit_family",
+    Config,
+    {"columns": "columns"},
+    run,
+    refers_to=lambda config: refers_to(config.audit.calibration),
+    settles=lambda config, store: settle(config.audit, store),
 )

@@ -185,7 +185,9 @@ def write(table: pd.DataFrame, figures: dict[str, Any], config: Config, context:
         for name, figure in (("auroc", "auroc_anomalous_against_control"), ("flagged", "flagged"))
     }
     context.metrics |= controls
-    context.summary |= {"part": config.detect.part, **figures["metrics"]["score"], **controls, "threshold": threshold}
+    intervals = {name: ends for name, ends in figures["intervals"].get("score", {}).items() if name in METRICS}
+    context.summary |= {"part": config.detect.part, **figures["metrics"]["score"], "intervals": intervals}
+    context.summary |= {**controls, "threshold": threshold}
 
 
 def run(config: Config, inputs: dict[str, Any], context: Context) -> None:

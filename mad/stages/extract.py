@@ -26,11 +26,14 @@ from mad.stages._activations import GRADIENT, Differentiated, Reading, read_acti
 from mad.stages._base import Stage
 from mad.stages._subject import name_head, open_model
 from mad.stages._text_features import read_texts
+from mad.stages._workers import check_workers
 from mad.store import Store
 from mad.tasks._base import PARTS
 
 CHARACTERS = 4
 """Of a token, about: what there is to do is counted in tokens before there is a tokenizer."""
+MOST_CHUNKS = 30_000
+"""Linux maps at most 65,530 files into a process; a trial reads those of one artifact, and libraries."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ class Options:
     """tokens of texts per forward pass, padding included, beside batch_size"""
     chunk_rows: int = 8192
     """rows per file, the unit of sharding and of resuming"""
-    workers: int | Literal["auto"] = placement("auto")
-    """processes: 0 runs in this one; auto: this one below 200,000 rows, else every GPU or CPU"""
+    workers: int | str = placement("auto")
+    """processes: 0 runs in this one; a range such as 2-8 follows the cluster; auto: this one below 200,000 rows, else
+    every GPU or CPU"""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch_size must be 1 or more, got {self.batch_size}")
@@ -74,7 +78,7 @@ class Options:
         require(bool(self.parts), "parts must name at least one part of the split")
         unknown = sorted(set(self.parts) - set(PARTS))
         require(not unknown, f"parts must be among {', '.join(PARTS)}, got {', '.join(unknown)}")
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,8 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
         "model": description["model"],
     }
     count = math.ceil(len(rows) / options.chunk_rows)
+    cut = f"extract.chunk_rows {options.chunk_rows} cuts {len(rows)} rows into {count} chunks"
+    require(count <= MOST_CHUNKS, f"{cut}, more than can be mapped into memory at once ({MOST_CHUNKS}): raise it")
     table = split.rows.iloc[rows.numpy()].reset_index(drop=True)
     work = len(rows) if split.kind == "images" else int(table["text"].str.len().sum()) // CHARACTERS
     told = context.launcher.map_chunks(chunk_worker, payload, range(count), context.draft, options.workers, work)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from mad.artifacts import Features, FittedDetector
-from mad.config import parse, placement, plugin, require, to_data
+from mad.config import parse, placement, plugin, to_data
 from mad.context import Context
 from mad.detectors._base import Detector, Population
 from mad.detectors._training import Alone, TrainedDetector
@@ -19,6 +19,7 @@ from mad.stages._base import Stage
 from mad.stages._fit_loop import fit_loop, read_checkpoint
 from mad.stages._populations import population
 from mad.stages._subject import Subject
+from mad.stages._workers import check_workers
 from mad.stages.prepare import seed_of
 from mad.stats.random import derive
 
@@ -31,12 +32,13 @@ to start."""
 class Options:
     """Where a detector that trains by gradient steps is trained; the others are fitted in this process."""
 
-    workers: int | Literal["auto"] = placement("auto")
-    """Ray Train processes for detectors that train by gradient steps; 0: this process, resumable; auto: one per GPU
+    workers: int | str = placement("auto")
+    """Ray Train processes for detectors that train by gradient steps; 0: this process, resumable; a range such as 2-8:
+    as many as the cluster has room for, fewer when a node goes and more when one comes; auto: one per GPU
     if there are several and rows times epochs are 2,000,000 or more, else this process (trials of a sweep: always)"""
 
     def __post_init__(self) -> None:
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ def populations(features: Features, detector: Detector) -> dict[str, Population]
 
 def detector_seed(config: Config) -> int:
     """Of a detector: from its own seed if it has one, else from the root seed."""
-    own = config.seed if getattr(config.detector, "seed", None) is None else seed_of(config.detector, config.seed)
-    return derive(own, "detector")
+    return derive(seed_of(config.detector, config.seed), "detector")
 
 
 def fit(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from mad.stages._base import Stage
 from mad.stages._generating import Answers, cost_of, generate_chunk, kept_facts, sample_rows, spans_devices
 from mad.stages._language_models import localised, model_of, referenced
 from mad.stages._tables import SUFFIX, read_chunks, write_table
+from mad.stages._workers import check_workers
 from mad.store import Store
 
 
@@ -29,15 +30,15 @@ class Options(Answers):
 
     chunk_rows: int = 512
     """generations per file, the unit of sharding and of resuming"""
-    workers: int | Literal["auto"] = placement("auto")
-    """processes: 0 runs in this one; auto: this one where fewer than 200,000 tokens (generations left times
-    max_new_tokens) are to be made or where one process uses every device (device_map, tensor_parallel), else every GPU
-    or CPU"""
+    workers: int | str = placement("auto")
+    """processes: 0 runs in this one; a range such as 2-8 follows the cluster; auto: this one where fewer than 200,000
+    tokens (generations left times max_new_tokens) are to be made or where one process uses every device (device_map,
+    tensor_parallel), else every GPU or CPU"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.chunk_rows >= 1, f"chunk_rows must be 1 or more, got {self.chunk_rows}")
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)

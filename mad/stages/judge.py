@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mad import registry
 from mad.artifacts import Generations, Prompts
@@ -20,6 +20,7 @@ from mad.stages._base import Stage
 from mad.stages._judging import check_references, judge_chunk, judge_rows
 from mad.stages._language_models import localised, model_of, referenced
 from mad.stages._tables import SUFFIX, read_chunks, write_table
+from mad.stages._workers import check_workers
 from mad.store import Store
 
 MODEL_WORK = 40
@@ -32,13 +33,13 @@ class Options:
 
     chunk_rows: int = 1024
     """generations per file, the unit of sharding and of resuming"""
-    workers: int | Literal["auto"] = placement("auto")
-    """processes: 0 runs in this one; auto: this one below 200,000 generations (5,000 if the judge is a model), else
-    every GPU or CPU"""
+    workers: int | str = placement("auto")
+    """processes: 0 runs in this one; a range such as 2-8 follows the cluster; auto: this one below 200,000 generations
+    (5,000 if the judge is a model), else every GPU or CPU"""
 
     def __post_init__(self) -> None:
         require(self.chunk_rows >= 1, f"chunk_rows must be 1 or more, got {self.chunk_rows}")
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from mad.config import placement, require
 from mad.context import Context
 from mad.errors import DataError
 from mad.stages._base import Stage
+from mad.stages._calibrated_tolerance import settle
+from mad.stages._disjoint_prompts import refers_to
 from mad.stages._figures import save_figure
 from mad.stages._power_curves import at_the_end, power_table, sample_sizes
 from mad.stages._power_figures import samples_figure, tolerance_figure
@@ -26,7 +28,7 @@ from mad.stats.clusters import group
 from mad.stats.learned_distance import held_out_payoffs
 from mad.stats.sequential_test import Settings
 
-IDLE = ("calibration", "mean_tolerance", "range", "shuffle", "stop")
+IDLE = ("mean_tolerance", "range", "shuffle", "stop")
 """options of an audit that a plan has no use for"""
 FOR_GROWTH = 8000
 """prompts from which the growth rate is estimated"""
@@ -143,13 +145,13 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
         "streams": plan.streams,
         "power": plan.power,
         "alpha": options.alpha,
-        "tolerance": options.tolerance,
+        "tolerance": options.tolerated,
         "bet": registry.name_of("bets", type(options.bet).__module__),
         "seed": config.seed,
     }
     context.draft.write("power.parquet", lambda path: table.to_parquet(path, index=False))
     context.draft.write_json("plan.json", found)
-    own = next(row for row in rates if row["tolerance"] == options.tolerance)
+    own = next(row for row in rates if row["tolerance"] == options.tolerated)
     context.summary |= {**found, "rates": [own]}
     context.metrics |= {name: float(own[name]) for name in ("rate", "samples_for_power") if own[name] is not None}
     figures = {
@@ -169,4 +171,13 @@ def _unused(config: Config) -> dict[str, str]:
     return found | {f"plan.{name}": "no --pilot is given" for name in ("baseline", "candidate", "cluster")}
 
 
-STAGE = Stage("power", Config, {}, run, identity=_identity, unused=_unused)
+STAGE = Stage(
+    "power",
+    Config,
+    {},
+    run,
+    identity=_identity,
+    refers_to=lambda config: refers_to(config.audit.calibration),
+    settles=lambda config, store: settle(config.audit, store),
+    unused=_unused,
+)

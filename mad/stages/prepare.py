@@ -29,8 +29,9 @@ class Config:
 
 
 def seed_of(section: Any, root: int) -> int:
-    """A section's own seed, or the root seed."""
-    return root if section.seed is None else section.seed
+    """A section's own seed, or the root seed where it has none."""
+    own = getattr(section, "seed", None)
+    return root if own is None else own
 
 
 def _identity(config: Config, workers: int) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from mad.stages._histogram_figures import control_figure, histogram_figure
 from mad.stages._image_figures import mistakes_figure, trigger_figure, triggered_rows
 from mad.stages._score_figures import measured_rows, precision_recall_figure, roc_figure
 from mad.stages._sweep_figures import leaderboard_figure, search_figure, training_figure
+from mad.stages._text_page import text_page
+from mad.stages._token_scores import token_table
 
 __all__ = [
     "STAGE",
@@ -73,7 +75,8 @@ class Options:
     worst_mistakes: int = 12
     """rows shown of each kind: clean with the highest scores, anomalous with the lowest; 0 for none"""
     extreme_texts: int = 20
-    """texts shown of each end, the most and the least anomalous, in texts.csv; 0 for none"""
+    """texts shown of each end, the most and the least anomalous, in texts.csv and texts.html; with extract.pool all
+    and a detector that scores every token, tokens are marked there and listed in tokens.csv; 0 for none"""
     trigger: bool = True
     """show inputs with and without their trigger, where there is one"""
     pca: bool = True
@@ -194,7 +197,8 @@ def feature_figures(features: Features, table: pd.DataFrame, options: Options, s
 def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     """Write the figures that mean something for these scores, and tables.
 
-    ``mistakes.csv``, ``controls.csv`` and, of text, ``texts.csv``: the most and the least anomalous rows.
+    ``mistakes.csv``, ``controls.csv`` and, of text, ``texts.csv`` and ``texts.html``: the most and the least anomalous
+    rows; with ``tokens.csv`` where the detector scores every token.
     """
     scores: AnomalyScores = inputs["scores"]
     split: Split = inputs["attacked"]
@@ -208,7 +212,7 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
     texts = split.kind == "text"
     if texts:
         mistakes["text"] = split.texts(rows_by_id(split.rows, mistakes["id"]))
-        _write_table("texts.csv", extreme_rows(table, split, options.extreme_texts), context)
+        _write_texts(scores, features, extreme_rows(table, split, options.extreme_texts), context)
     _write_table("mistakes.csv", mistakes, context)
     rows = measured_rows(table)
     anomalous, flagged = rows["is_anomalous"].astype(bool), rows["score"] > threshold
@@ -234,6 +238,16 @@ def run(config: Config, inputs: dict[str, Any], context: Context) -> None:
         "missed_anomalies": int((~flagged & anomalous).sum()),
     }
     context.summary |= {**context.metrics, "plots": list(context.plots), "scored_rows": len(rows)}
+
+
+def _write_texts(scores: AnomalyScores, features: Features, shown: pd.DataFrame, context: Context) -> None:
+    """The most and the least anomalous rows as a table and as a page, with their tokens where these have scores."""
+    _write_table("texts.csv", shown, context)
+    tokens = token_table(scores, features, shown, context.draft.store)
+    if tokens is not None:
+        _write_table("tokens.csv", tokens, context)
+    context.draft.write("texts.html", lambda path: path.write_text(text_page(shown, tokens), encoding="utf-8"))
+    context.plots.append("texts.html")
 
 
 def _write(name: str, figure: Figure, options: Options, context: Context) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from mad.errors import DataError
 from mad.models import chat
 from mad.models.engines._base import Engine
 from mad.stages._base import Stage
+from mad.stages._calibrated_tolerance import settle
 from mad.stages._disjoint_prompts import check_disjoint
 from mad.stages._disjoint_prompts import refers_to as calibration_of
 from mad.stages._generating import Answers, cost_of, generate_chunk, kept_facts, sample_rows, spans_devices
@@ -28,6 +29,7 @@ from mad.stages._sequential_audit import Options as AuditOptions
 from mad.stages._streamed_test import SIDES, Shares, StreamedTest, deal
 from mad.stages._tables import SUFFIX, read_chunks, write_table
 from mad.stages._verdict import conclude
+from mad.stages._workers import check_workers
 from mad.store import Store
 
 COUNTS = ("tokens", "prompt_tokens")
@@ -39,14 +41,15 @@ class Options:
 
     candidate_seed: int | None = None
     """seed of the candidate's generations, 0 or more (default: that of the baseline's plus 1)"""
-    workers: int | Literal["auto"] = placement("auto")
+    workers: int | str = placement("auto")
     """processes, each with both models and the judge, that make a batch each before the test looks; 0 runs in this
-    one; auto: this one where fewer than 200,000 tokens are planned, else every GPU or CPU"""
+    one; a range such as 2-8 follows the cluster; auto: this one where fewer than 200,000 tokens are planned, else every
+    GPU or CPU"""
 
     def __post_init__(self) -> None:
         seed = self.candidate_seed
         require(seed is None or seed >= 0, f"candidate_seed must be 0 or more, got {seed}")
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -249,4 +252,13 @@ def _tell(
     context.metrics |= {} if rate is None else {"tokens_per_second": rate}
 
 
-STAGE = Stage("stream", Config, {"prompt_set": "prompts"}, run, identity=_identity, refers_to=_refers_to, check=check)
+STAGE = Stage(
+    "stream",
+    Config,
+    {"prompt_set": "prompts"},
+    run,
+    identity=_identity,
+    refers_to=_refers_to,
+    settles=lambda config, store: settle(config.audit, store),
+    check=check,
+)

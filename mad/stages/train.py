@@ -22,6 +22,7 @@ from mad.stages._language_loop import RESUMING, Plan, language_loop
 from mad.stages._language_models import referenced
 from mad.stages._language_options import LanguageTraining
 from mad.stages._training import read_history, read_test_figures
+from mad.stages._workers import check_workers, worker_range
 from mad.tasks._augment import Augmentation
 
 
@@ -53,8 +54,10 @@ class Options:
     language: LanguageTraining = field(default_factory=LanguageTraining)
     seed: int | None = None
     """seed of weights, row order and augmentation (default: --seed)"""
-    workers: int | Literal["auto"] = placement("auto")
-    """Ray Train processes; 0 trains in this one; auto: 0 with at most one GPU, else one per GPU"""
+    workers: int | str = placement("auto")
+    """Ray Train processes; 0 trains in this one; a range such as 2-8: as many as the cluster has room for, fewer when a
+    node goes and more when one comes, from the last checkpoint; auto: 0 with at most one GPU, else one per GPU (on a
+    cluster that grows: one)"""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be 1 or more, got {self.epochs}")
@@ -62,7 +65,7 @@ class Options:
         require(self.lr > 0, f"lr must be above 0, got {self.lr}")
         require(0 <= self.momentum < 1, f"momentum must be in [0, 1), got {self.momentum}")
         require(self.weight_decay >= 0, f"weight_decay must be 0 or more, got {self.weight_decay}")
-        require(self.workers == "auto" or int(self.workers) >= 0, f"workers must be 0 or more, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,18 @@ class Config:
 
 
 def _identity(config: Config, workers: int) -> dict[str, Any]:
-    """Batch norm and dropout act on each worker's own share of a batch: there the workers change the result."""
-    if not is_language(config.model):
-        return {"workers": max(workers, 1)} if depends_on_sharding(config.model, (3, 32, 32), 10) else {}
-    return language_identity(config.model, workers)
+    """Batch norm and dropout act on each worker's own share of a batch: there the workers change the result.
+
+    Raises:
+        ConfigError: so they do, and their number may change while the model is trained.
+    """
+    if is_language(config.model):
+        facts = language_identity(config.model, workers)
+    else:
+        facts = {"workers": max(workers, 1)} if depends_on_sharding(config.model, (3, 32, 32), 10) else {}
+    why = "batch norm or dropout makes the model depend on the number of workers: give a number"
+    require("workers" not in facts or worker_range(config.train.workers) is None, f"--train.workers: {why}")
+    return facts
 
 
 def _refers_to(config: Config) -> dict[str, str]:

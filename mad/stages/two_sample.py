@@ -45,6 +45,9 @@ class Options:
     """operator that makes the first of the pair that is compared: by default the first side of a sample"""
     tau2: Any = plugin("operators", "compose")
     """operator that makes the second of it: by default swap, then projection, which is the second side"""
+    draws: int = 1
+    """how often operators are drawn for each sample, at least 1: a random one's several results are one unit, whose
+    payoffs are averaged; only of a bet"""
     alpha: float = 0.05
     """level in (0, 1)"""
     batch_size: int = 50
@@ -59,6 +62,9 @@ class Options:
         require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
         least = 2 * self.batch_size
         require(self.pairs >= least, f"pairs must be at least two batches ({least}), got {self.pairs}")
+        require(self.draws >= 1, f"draws must be at least 1, got {self.draws}")
+        told = f"draws {self.draws} is for bets: a baseline takes one result of each operator"
+        require(self.draws == 1 or self.by == "bet", told)
         require(self.streams >= 2, f"streams must be at least 2, got {self.streams}")
         same = canonical(self.tau1, "operators") == canonical(self.tau2, "operators")
         require(not same, "tau1 and tau2 are the same operator: a sample would be compared with itself")
@@ -96,7 +102,7 @@ def _identity(config: Config, workers: int) -> dict[str, Any]:
 
 
 def draw_pairs(config: Config) -> Pairs:
-    """The pairs of all streams: what the two operators make of the samples, as vectors.
+    """The pairs of all streams: what the two operators make of the samples, as vectors, of each ``draws`` results.
 
     Raises:
         DataError: operators that do not fit the samples, or make things of different shapes.
@@ -105,12 +111,17 @@ def draw_pairs(config: Config) -> Pairs:
     stream = sys.modules[type(config.stream).__module__]
     z = stream.draw(config.stream, random.derive(config.seed, "two_sample"), options.pairs, streams)
     draws = Draws(random.derive(config.seed, "operators"), streams)
-    both = (operators.apply(getattr(options, name), z, draws.of(name)) for name in ("tau1", "tau2"))
-    x, y = (side if side.ndim == 2 else side.flatten(2) for side in both)
-    if x.shape != y.shape:
-        sizes = [1 if side.ndim == 2 else side.shape[2] for side in (x, y)]
-        raise DataError(f"tau1 makes {sizes[0]} numbers of a sample, tau2 {sizes[1]}: only like can be compared")
-    return pairs(x, y)
+    made = []
+    for number in range(options.draws):
+        of = draws.of("again", number) if number else draws
+        both = (operators.apply(getattr(options, name), z, of.of(name)) for name in ("tau1", "tau2"))
+        x, y = (side if side.ndim == 2 else side.flatten(2) for side in both)
+        if x.shape != y.shape:
+            sizes = [1 if side.ndim == 2 else side.shape[2] for side in (x, y)]
+            raise DataError(f"tau1 makes {sizes[0]} numbers of a sample, tau2 {sizes[1]}: only like can be compared")
+        made.append(pairs(x, y))
+    x, y, x_weights, y_weights = (torch.cat(parts, dim=2) for parts in zip(*made, strict=True))
+    return Pairs(x, y, x_weights / options.draws, y_weights / options.draws)
 
 
 def crossings(config: Config, units: Pairs, context: Context) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,8 @@ class Sizes(Protocol):
     @property
     def validation_fraction(self) -> float: ...
     @property
-    def anomalous_fraction(self) -> float: ...
-    @property
     def test_fraction(self) -> float: ...
+    def anomalous_share(self, part: str) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def natural_parts(options: Sizes, found: Found, seed: int) -> dict[str, Part]:
     """Cut rows into parts that share none, but for ``trusted``, which holds the clean train rows.
 
     Clean and anomalous rows are cut alike; in each mixed part those of one kind are left out that are too many for
-    ``anomalous_fraction``.
+    the share of anomalous rows asked for.
 
     Raises:
         DataError: there are no rows of a kind, or too few for each part to have what it needs.
@@ -65,7 +64,7 @@ def natural_parts(options: Sizes, found: Found, seed: int) -> dict[str, Part]:
     parts = {"train": Part(train, found.anomalous[train]), "trusted": clean(trusted)}
     parts["calibration"] = clean(normal["calibration"])
     for name in MIXED:
-        parts[name] = _mixed(options, normal[name], anomalous[name])
+        parts[name] = _mixed(options.anomalous_share(name), normal[name], anomalous[name])
     for name, part in parts.items():
         _check(options, name, part)
         parts[name] = part[random_order(derive(seed, "order", name), found.numbers[part.source])]
@@ -88,9 +87,8 @@ def _cut(options: Sizes, found: Found, rows: Tensor, seed: int) -> dict[str, Ten
     }
 
 
-def _mixed(options: Sizes, normal: Tensor, anomalous: Tensor) -> Part:
+def _mixed(share: float, normal: Tensor, anomalous: Tensor) -> Part:
     """As many rows of both kinds as there are in the proportion asked for."""
-    share = options.anomalous_fraction
     total = min(len(normal) / (1 - share) if share < 1 else torch.inf, len(anomalous) / share if share else torch.inf)
     many = round(share * int(total + 1e-9))
     few = int(total + 1e-9) - many
@@ -101,7 +99,7 @@ def _mixed(options: Sizes, normal: Tensor, anomalous: Tensor) -> Part:
 def _check(options: Sizes, name: str, part: Part) -> None:
     if not len(part) and not (name == "untrusted" and options.untrusted_fraction == 0):
         raise DataError(f"too few rows for these fractions: the part '{name}' would be empty")
-    mixed = name in MIXED and 0 < options.anomalous_fraction < 1 and len(part)
+    mixed = name in MIXED and 0 < options.anomalous_share(name) < 1 and len(part)
     if mixed and len(part.anomalous.unique()) == 1:
         kind = "clean" if part.anomalous[0] else "anomalous"
         raise DataError(f"too few rows for these fractions: the part '{name}' would have no {kind} rows")

@@ -49,18 +49,27 @@ class Fractions:
     anomalous_fraction: float = 0.5
     """Share of anomalous rows in untrusted, validation and test, 0 to 1; clean rows keep the natural class mix."""
 
+    untrusted_anomalous_fraction: float | None = None
+    """Share of anomalous rows in untrusted alone, 0 to 1; null takes anomalous_fraction."""
+
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
             ConfigError: a value is out of range.
         """
-        require_within(self, "[0, 1]", "anomalous_fraction")
+        shares = ("anomalous_fraction", "untrusted_anomalous_fraction")
+        require_within(self, "[0, 1]", *(name for name in shares if getattr(self, name) is not None))
         require_within(self, "(0, 1]", "trusted_fraction")
         require_within(self, "[0, 1)", "untrusted_fraction")
         require_within(self, "(0, 1)", "calibration_fraction", "validation_fraction")
         held_out = self.calibration_fraction + self.untrusted_fraction
         require(held_out < 1, f"calibration_fraction + untrusted_fraction must be below 1, got {held_out:g}")
+
+    def anomalous_share(self, part: str) -> float:
+        """Share of anomalous rows wanted in one of the mixed parts."""
+        own = self.untrusted_anomalous_fraction if part == "untrusted" else None
+        return self.anomalous_fraction if own is None else own
 
 
 def require_within(options: Any, interval: str, *names: str) -> None:
@@ -218,7 +227,7 @@ def assemble(
     parts = {"train": train, "trusted": clean(trusted), "calibration": clean(pools["calibration"])}
     for name in MIXED:
         order = stratified(data, pools[name], derive(seed, "mixture", name))
-        parts[name] = mixture(order, attackable[order], options.anomalous_fraction)
+        parts[name] = mixture(order, attackable[order], options.anomalous_share(name))
     _check(options, parts)
     for name, part in parts.items():
         parts[name] = part[random_order(derive(seed, "order", name), data.numbers[part.source])]
@@ -230,7 +239,7 @@ def _check(options: Fractions, parts: dict[str, Part]) -> None:
     for name, part in parts.items():
         if not len(part) and not (name == "untrusted" and options.untrusted_fraction == 0):
             raise DataError(f"{lack} '{name}' would be empty")
-        mixed = name in MIXED and 0 < options.anomalous_fraction < 1
+        mixed = name in MIXED and 0 < options.anomalous_share(name) < 1
         if mixed and len(part.anomalous.unique()) == 1:
             kind = "clean" if part.anomalous[0] else "anomalous"
             raise DataError(f"{lack} '{name}' would have no {kind} rows")

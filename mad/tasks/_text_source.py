@@ -16,6 +16,7 @@ from mad.errors import DataError, nearest
 from mad.stats.random import derive
 from mad.tasks._sentences import CLASSES, reviews
 from mad.tasks._splits import cut, require_within, stratified_order
+from mad.tasks.prompts._hub import without_chatter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,8 @@ def _hub_tables(source: TextSource) -> list[pd.DataFrame]:
         if split is None:
             continue
         try:
-            found = datasets.load_dataset(source.path, source.subset, split=split, revision=source.revision)
+            with without_chatter():
+                found = datasets.load_dataset(source.path, source.subset, split=split, revision=source.revision)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"the data set {source.path} (split {split}) cannot be loaded: {reason}") from None

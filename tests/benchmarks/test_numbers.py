@@ -15,7 +15,8 @@ import pytest
 from mad.runtime import chain as chains
 from mad.runtime.engine import Engine
 from mad.runtime.local import one_thread
-from mad.runtime.study import expand, load_study
+from mad.runtime.spaces import expand
+from mad.runtime.study import load_study
 from mad.runtime.trial import Job, run_trial
 from tests.benchmarks.figures import Figure, record
 from tests.benchmarks.splits import new_engine
@@ -29,13 +30,14 @@ HERE = {"train.workers": 0}
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Of one seed: the model, its twin that was not poisoned, and two Mahalanobis detectors on test rows."""
+    """Of one seed: the model, its twin that was not poisoned, and detectors on test rows: Mahalanobis as it is and as chosen, QUE as it is."""
 
     attack_success: float
     accuracy: float
     twin_accuracy: float
     default_auroc: float
     chosen_auroc: float
+    que_auroc: float
     chosen: dict[str, Any]
 
 
@@ -60,6 +62,7 @@ class Seed:
             twin_accuracy=twin["train"].summary["clean_accuracy"],
             default_auroc=self._auroc({"detector": "mahalanobis"}, shared),
             chosen_auroc=self._auroc(chosen, shared),
+            que_auroc=self._auroc({"detector": "que"}, shared),
             chosen=chosen,
         )
 
@@ -106,12 +109,14 @@ def _check(dataset: str, found: list[Numbers]) -> None:
 
     show("test AUROC, Mahalanobis by default", "default_auroc", "0.99")
     show("test AUROC, Mahalanobis chosen on validation rows", "chosen_auroc", "0.99")
+    show("test AUROC, QUE by default", "que_auroc", "0.99")
     show("attack success rate", "attack_success", "0.95")
     show("clean accuracy", "accuracy", "")
     show("clean accuracy, not poisoned", "twin_accuracy", "")
     record(Figure(f"{dataset}: accuracy lost by poisoning", f"{loss:.2f} points", "2 points"))
     assert mean(figures["default_auroc"]) >= 0.99
     assert mean(figures["chosen_auroc"]) >= 0.99
+    assert mean(figures["que_auroc"]) >= 0.99
     assert mean(figures["attack_success"]) >= 0.95
     assert abs(loss) <= 2
 

@@ -6,7 +6,8 @@ features by input and layer, nor one that may miss a dtype or a shape: an artifa
 the options and the code (tests/runtime/test_identity.py). Name, config and layers of a detector are saved with its
 tensors (tests/stages/test_fit.py), nothing is pickled, and inputs are read by the main process, never by a loader
 that runs the model. That ranks are counted in tiles and Gram features selected in blocks is measured, in time and
-in memory, in tests/benchmarks/test_detectors_speed.py.
+in memory, in tests/benchmarks/test_detectors_speed.py. Shapes of features come from the stored tensors: no batch is
+drawn, and so no row consumed, to learn them. Figures are made without pyplot's registry and cleared once written.
 """
 
 from __future__ import annotations

@@ -9,14 +9,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM
 
 from mad.errors import ConfigError
 from mad.models import _hub
 from mad.models.engines import transformers as engine
 from mad.models.engines._base import Conversation, Sampling
 from mad.models.language import LanguageOptions, identity, load_language_model, load_tokenizer
-from tests.behaviors.tiny_models import make_classifier
 from tests.tiny_llama import make_tiny_llama
 
 
@@ -147,6 +146,11 @@ def test_an_adapter_changes_the_answers_merged_or_not(folder, adapter):
     torch.testing.assert_close(apart, merged, rtol=1e-4, atol=1e-4)
 
 
+def test_what_peft_asks_of_transformers_is_not_told(folder, adapter, recwarn):
+    load_language_model(options(folder, adapter=str(adapter)), "cpu")
+    assert not [w for w in recwarn if issubclass(w.category, FutureWarning)]
+
+
 def test_a_hub_adapter_brings_no_tokenizer_of_its_own(folder, adapter, own, monkeypatch):
     """Which of its files are in the cache must not matter; those of a folder are all there."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -226,46 +230,6 @@ def test_spread_over_memory_and_disk(folder, tmp_path):
     asked = ([Conversation(None, (("user", "the cat"),), True)] * 2, Sampling(max_new_tokens=6), [1, 2])
     here, there = (engine.open_engine(engine.Config(model=str(folder), **o), "cpu") for o in ({}, spread))
     assert here.complete(*asked) == there.complete(*asked)
-
-
-def test_classifiers(folder, tmp_path):
-    config = LlamaConfig.from_pretrained(folder, num_labels=3)
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
-    load_tokenizer(options(folder)).save_pretrained(tmp_path)
-    model, tokenizer = load_language_model(options(tmp_path), "cpu", "classifier")
-    short, long = "a cat", "the cat sat in the sun and looked at the birds"
-    with torch.inference_mode():
-        together = model(**tokenizer([short, long], return_tensors="pt", padding=True)).logits
-        alone = model(**tokenizer([short], return_tensors="pt")).logits
-    torch.testing.assert_close(together[:1], alone)
-    with pytest.raises(ConfigError, match=r"is no trained classifier: its weights lack score.weight"):
-        load_language_model(options(folder), "cpu", "classifier")
-    fresh, _ = load_language_model(options(folder), "cpu", "classifier", labels=5)
-    assert fresh.num_labels == 5
-    encoder, _ = load_language_model(options(folder), "cpu", "encoder")
-    assert not hasattr(encoder, "lm_head")
-
-
-@pytest.mark.parametrize(
-    ("kind", "labels", "what"), [("encoder", None, "encoder"), ("classifier", 3, "language model")]
-)
-def test_layers_drawn_at_random_are_refused(own, kind, labels, what):
-    weights = own / "model.safetensors"
-    save_file({k: v for k, v in load_file(weights).items() if "layers.1" not in k}, weights, {"format": "pt"})
-    with pytest.raises(ConfigError, match=rf"is no trained {what}: its weights lack (model\.)?layers\.1\."):
-        load_language_model(options(own), "cpu", kind, labels)
-
-
-def test_an_encoder_needs_no_pooler_and_a_new_head_no_weights(tmp_path):
-    make_classifier(tmp_path, architecture="Bert")
-    weights = tmp_path / "model.safetensors"
-    stored = load_file(weights)
-    save_file({k: v for k, v in stored.items() if "pooler" not in k}, weights, {"format": "pt"})
-    load_language_model(options(tmp_path), "cpu", "encoder")
-    with pytest.raises(ConfigError, match=r"is no trained language model: its weights lack bert\.pooler"):
-        load_language_model(options(tmp_path), "cpu", "classifier", 2)
-    save_file({k: v for k, v in stored.items() if "classifier" not in k}, weights, {"format": "pt"})
-    assert load_language_model(options(tmp_path), "cpu", "classifier", 3)[0].num_labels == 3
 
 
 def test_folders_that_cannot_be_loaded(own, tmp_path):

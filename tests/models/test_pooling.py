@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mad.errors import ConfigError, DataError
-from mad.models.pooling import check_how, pool
+from mad.models.pooling import check_how, kept_positions, pool
 
 # Two rows of three and two real positions; 9 stands at padding.
 LEFT = torch.tensor(
@@ -128,3 +128,13 @@ def test_a_config_can_check_its_pooling_early():
         check_how(how)
     with pytest.raises(ConfigError):
         check_how("first")
+
+
+@pytest.mark.parametrize(
+    ("how", "kept"), [("all", [0, 1, 2, 3]), ("-2:", [2, 3]), ("1:3", [1, 2]), ("last", []), ("mean", [])]
+)
+def test_which_positions_are_kept_one_by_one(how, kept):
+    assert list(kept_positions(how, 4)) == kept
+    if kept:
+        h = torch.arange(8.0).reshape(1, 4, 2)
+        assert torch.equal(pool(h, how=how), h[:, kept])

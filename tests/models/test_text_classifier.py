@@ -80,3 +80,18 @@ def test_mistakes_are_one_line():
     for options, said in (({"hidden": 20, "heads": 4}, "multiple of 2 heads"), ({"vocabulary": 100}, "259 or more")):
         with pytest.raises(ConfigError, match=said):
             llama.Config(**options)
+
+
+def test_activations_computed_again_give_the_same_gradients(recwarn):
+    found = []
+    for again in (False, True):
+        model = make(classes=2, head="classification")
+        if again:
+            model.checkpoint_activations()
+        calls = []
+        model.network.model.layers[0].input_layernorm.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model.train()(model.encode(TEXTS[:3])).square().sum().backward()
+        found.append(([p.grad for p in model.parameters()], len(calls)))
+    assert [calls for _, calls in found] == [1, 2]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[0][0], found[1][0], strict=True))
+    assert not [w for w in recwarn if issubclass(w.category, FutureWarning)]

@@ -12,14 +12,28 @@ def dying_train_loop(payload: dict[str, Any], worker: Any) -> None:
     from mad.stages._classifier_loop import train_loop
 
     report, marker = worker.report, Path(payload["marker"])
+    computed = marker.with_name("computed")
 
     def report_then_die(metrics: Any, save: Any) -> None:
+        if worker.rank == 0:
+            with computed.open("a") as file:
+                file.write(f"{worker._done + 1}\n")
         report(metrics, save)
         if worker.rank == worker.world_size - 1 and worker._done == 2 and not marker.exists():
             marker.touch()
             os._exit(1)
 
     worker.report = report_then_die
+    train_loop(payload, worker)
+
+
+def failing_loop(payload: dict[str, Any], worker: Any) -> None:
+    """The classifier's loop, with a line for every start of rank 0."""
+    from mad.stages._classifier_loop import train_loop
+
+    if worker.rank == 0:
+        with Path(payload["starts"]).open("a") as file:
+            file.write(f"{worker._done}\n")
     train_loop(payload, worker)
 
 

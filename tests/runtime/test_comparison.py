@@ -226,7 +226,7 @@ def test_latex_is_escaped_and_the_best_unsupervised_is_bold():
     assert lines == [
         r"id & detector & a b & AUROC & FPR95 \\",
         r"probe & probe (supervised) & 50\% & 1.0000 & 0.0000 \\",
-        r"knn & knn & x\_y & \textbf{0.9500 [0.9000, >0.9999]} & 0.2500 \\",
+        r"knn & knn & x\_y & \textbf{0.9500 [0.9000, \textgreater{}0.9999]} & 0.2500 \\",
         r"que & que & \textasciitilde{}\textbackslash{}\{ & 0.9000 & \textbf{0.1250} \\",
     ]
     assert text.startswith("% seed = 0\n")

@@ -90,6 +90,24 @@ def test_two_workers_one_killed_give_the_model_of_one_process(ray_cluster, engin
     assert first["val_clean_accuracy"] == pytest.approx(expected["val_clean_accuracy"], abs=0.01)
     assert len(history) == EPOCHS
     assert ("train", EPOCHS) in heard.events
+    computed = [int(epoch) for epoch in (tmp_path / "computed").read_text().split()]
+    assert sorted(set(computed)) == [1, 2, 3, 4] and len(computed) <= EPOCHS + 1, "a death cost more than an epoch"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+def test_what_would_fail_again_is_not_tried_again(ray_cluster, engine, split, tmp_path):
+    from mad.errors import FitError
+    from mad.runtime.ray_train import train_on_ray
+    from tests.runtime.ray_loops import failing_loop
+
+    starts = tmp_path / "starts"
+    payload = {**_train_payload(engine, split, lr=1e30), "starts": str(starts)}
+    with pytest.raises(FitError, match="training loss became"):
+        train_on_ray(
+            failing_loop, payload, 2, False, str(tmp_path / "ray"), "fails", EPOCHS, Heard(), tmp_path / "last"
+        )
+    assert starts.read_text().split() == ["0"]
 
 
 @pytest.mark.timeout(400)
@@ -129,6 +147,21 @@ def test_two_workers_stop_a_streaming_audit_where_one_process_does(ray_cluster, 
     assert alone.folder != both.folder and alone.key == both.key
     assert alone.verdict["rejected"] and alone.summary["saved"] > 0.3
     assert alone.meta["files"] == both.meta["files"]
+
+
+def test_errors_that_come_again_end_a_run_and_others_do_not():
+    from ray.train import ControllerError
+
+    from mad.errors import ArtifactError, FitError
+    from mad.runtime.ray_train import _Certain, _for_user
+
+    told = FitError("training loss became inf")
+    wrapped = RuntimeError("worker")
+    wrapped.__cause__ = told
+    with pytest.raises(FitError):
+        _Certain().after_exception(None, {0: OSError("connection closed"), 1: wrapped})
+    _Certain().after_exception(None, {0: OSError("connection closed"), 1: ArtifactError("disk full")})
+    assert _for_user(ControllerError(told)) is told
 
 
 def test_more_workers_than_the_cluster_can_have_are_refused(ray_cluster):

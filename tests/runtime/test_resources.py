@@ -111,6 +111,28 @@ def test_a_cluster_that_grows_counts_with_the_nodes_to_come(fake_gpus, monkeypat
     assert cluster.room({"CPU": 1}) == 64 + 3 * 4  # the node that is there is one of the three
 
 
+def test_auto_does_not_hang_on_the_nodes_of_the_moment(fake_gpus, monkeypatch, tmp_path):
+    from mad.runtime.launcher import SMALL_MAP, AutoLauncher
+    from mad.runtime.options import device_of
+    from mad.runtime.settings import Settings
+
+    launcher = AutoLauncher(Settings(tmp_path, str(tmp_path), None, None), "cuda", Silent())
+
+    def mapping() -> int:
+        return launcher._map_workers("auto", 99, 99 * SMALL_MAP)
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("MAD_NODE_TYPES", raising=False)
+    assert (device_of("auto"), launcher.train_workers("auto"), mapping()) == ("cuda", 2, 2)
+    # The two GPUs that are there are of one of three nodes that may be.
+    monkeypatch.setenv("MAD_NODE_TYPES", json.dumps([{"count": 3, "CPU": 4, "GPU": 2}]))
+    assert (device_of("auto"), launcher.train_workers("auto"), mapping()) == ("cuda", 1, 6)
+    monkeypatch.setattr(cluster, "node_kinds", announced)
+    assert device_of("auto") == "cuda", "a cluster whose GPUs come from zero"
+    monkeypatch.setenv("MAD_NODE_TYPES", json.dumps([{"count": 3, "CPU": 4}]))
+    assert device_of("auto") == "cpu"
+
+
 def worker_resources(payload, worker):
     """A loop that notes what its process was given."""
     from pathlib import Path
@@ -136,7 +158,7 @@ def test_workers_get_what_is_asked_for(fake_gpus, asked, tmp_path):
 def test_trials_get_what_is_asked_for(fake_gpus, asked, tmp_path):
     from ray import tune
 
-    from mad.runtime.ray_tune import fit, slots
+    from mad.runtime.bundles import fit, slots
     from mad.runtime.study import Study
 
     def trial(params):
@@ -147,7 +169,7 @@ def test_trials_get_what_is_asked_for(fake_gpus, asked, tmp_path):
     asked({"CPU": 2, "GPU": 0.5, "accelerator_type": "A100"})
     assert slots(Study()) == 2
     rows = []
-    fit(trial, {"work": tune.grid_search(["a", "b", "c"])}, tmp_path / "trials", rows.append, lambda r: [], 2)
+    fit(trial, {"work": tune.grid_search(["a", "b", "c"])}, tmp_path / "trials", rows.append, 2)
     assert len(rows) == 3
     assert all(row["CPU"] == 2 and row["GPU"] == 0.5 and "accelerator_type:A100" in row for row in rows)
 

@@ -6,7 +6,8 @@ import pytest
 
 from mad.config import parse
 from mad.errors import ConfigError
-from mad.runtime.study import Study, distribution, expand, load_study, override, study_names, with_base
+from mad.runtime.spaces import distribution, expand
+from mad.runtime.study import Study, load_study, override, study_names, with_base
 from mad.stages._base import chain_config, upstream
 
 CHAIN = chain_config(upstream("report"))

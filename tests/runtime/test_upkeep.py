@@ -156,6 +156,14 @@ def test_the_interface_binds_to_loopback(monkeypatch):
     assert words[words.index("--backend-store-uri") + 1] == settings().tracking_uri
 
 
+def test_a_database_without_a_server_gets_one(monkeypatch):
+    called = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://somewhere/mlflow")
+    monkeypatch.setattr(os, "execv", lambda program, words: called.append(words))
+    upkeep.run("ui", [])
+    assert called[0][-2:] == ["--backend-store-uri", "postgresql://somewhere/mlflow"]
+
+
 def test_settings_come_from_the_environment_then_the_env_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("MAD_HOME", "MAD_STORE", "MLFLOW_TRACKING_URI"):

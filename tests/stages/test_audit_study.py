@@ -201,7 +201,7 @@ def test_wealth_paths_end_where_they_reject():
     assert [len(line.get_xdata()) for line in paths] == [8, 21]
     assert paths[0].get_ydata()[-1] == pytest.approx(3.0 / np.log(10))
     (level,) = [line for line in panel.lines if str(line.get_label()).startswith("1/α")]
-    assert level.get_ydata()[0] == pytest.approx(np.log10(20)) and "1 of 2 folds reject" in level.get_label()
+    assert level.get_ydata()[0] == pytest.approx(np.log10(20)) and "1 of 2 reject" in level.get_label()
     many = paths_figure(torch.zeros(500, 10).double(), 0.05)
     assert len(many.axes[0].lines) == 51
 
@@ -240,3 +240,29 @@ def test_a_shift_that_never_grows_raises_no_alarm(study):
     assert made.json("study.json")["rates"][0]["rate"] <= 0.05 + 3 * (0.05 * 0.95 / 40) ** 0.5
     with pytest.raises(ConfigError, match="drift must be a share of 0 or more, got -1"):
         study(simulated(60), drift=-1.0)
+
+
+def test_seeds_are_the_audits_of_their_orders_and_their_spread_is_told(study, engine, run, tmp_path):
+    table = simulated(600, seed=5)
+    made = study(table, seeds=6, flags={"seed": 3, "audit.tolerance": 0.01, "audit.batch_size": 50})
+    found = made.json("study.json")
+    assert (found["folds"], found["fold_size"], found["left_over"], found["seeds"]) == (6, 600, 0, 6)
+    scores = {"pairs.file": write(table, tmp_path / "s.csv"), "pairs.baseline": "base", "pairs.candidate": "shifted"}
+    how = {"audit.tolerance": 0.01, "audit.batch_size": 50, "audit.shuffle": True, "audit.stop": False}
+    alone = [run(engine, "audit", {**scores, **how, "seed": seed})["audit"].verdict for seed in range(3, 9)]
+    at = [one["rejected_at"] for one in alone if one["rejected"]]
+    own = next(row for row in found["rates"] if row["tolerance"] == 0.01)
+    assert own["rate"] == len(at) / 6 and len({*at}) > 1
+    (told,) = found["spread"]
+    assert told["rejected_at"] == np.quantile(at, [0, 0.25, 0.5, 0.75, 1]).tolist()
+    for name in ("log_wealth", "shift_lower_bound"):
+        assert told[name] == pytest.approx(np.quantile([one[name] for one in alone], [0, 0.25, 0.5, 0.75, 1]))
+    assert (
+        study(table, seeds=6, folds=4, flags={"seed": 3, **how}).key
+        == study(table, seeds=6, flags={"seed": 3, **how}).key
+    )
+
+
+def test_a_family_of_seeds_needs_two():
+    with pytest.raises(ConfigError, match="seeds must be at least 2, got 1"):
+        parse(audit_study.Config, {"study": {"seeds": 1}})

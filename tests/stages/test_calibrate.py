@@ -11,6 +11,7 @@ from mad.config import parse
 from mad.errors import ArtifactError, ConfigError, DataError
 from mad.stages import calibrate
 from mad.stages._calibration_figures import calibration_figure
+from mad.stages._sequential_audit import Options as AuditOptions
 from mad.stats.bets._base import pairs
 from mad.stats.calibration import bounds
 from mad.stats.learned_distance import held_out_payoffs
@@ -104,8 +105,10 @@ def test_an_audit_keeps_off_the_prompts_of_its_calibration(calibrated, engine, r
         audited(mixed, **{"pairs.id": "prompt_id"})
     with pytest.raises(ArtifactError):
         audited(second, **{"pairs.id": "prompt_id", "audit.calibration": "calibrate-" + "0" * 20})
-    with pytest.raises(ConfigError, match="calibration must be the key of one"):
+    with pytest.raises(ArtifactError, match="no artifact 'fit-0000"):
         audited(second, **{"audit.calibration": "fit-" + "0" * 20})
+    with pytest.raises(ConfigError, match="calibration must be the key of one"):
+        parse(AuditOptions, {"calibration": "fit-" + "0" * 20})
 
 
 def test_row_numbers_are_no_names_where_prompts_have_some(calibrated, engine, run, tmp_path):

@@ -37,6 +37,7 @@ class GlooWorker:
         if self.rank == 0:
             self.folder.mkdir(exist_ok=True)
             save(self.folder)
+        torch.distributed.barrier()  # the next job begins with what rank 0 writes
 
 
 def _rank(rank: int, world_size: int, port: int, jobs: list) -> None:

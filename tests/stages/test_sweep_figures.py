@@ -72,3 +72,10 @@ def test_training_figure(tmp_path, rates):
     history = [{"loss": 0.1, "val_clean_accuracy": 0.5, "val_attack_success_rate": rate} for rate in rates]
     for epochs in (history, history[:1]):
         report.save_figure(report.training_figure(epochs), tmp_path / "figure", dpi=40)
+
+
+def test_thousands_of_texts_are_not_all_named():
+    values = [f"{k / 7:.6f}" for k in range(4000)] + ["ledoit_wolf"]
+    trials = pd.DataFrame({"detector": "mahalanobis", "val_auroc": 0.9, "config.detector.shrinkage": values})
+    (*_, panel) = report.search_figure(trials).axes
+    assert 20 <= len(panel.get_xticks()) <= 41 and panel.lines[0].get_xdata().max() > 3900

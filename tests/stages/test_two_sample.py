@@ -160,3 +160,22 @@ def test_the_median_counts_streams_that_never_stop():
     found = stage.summarise(asked, table, torch.tensor([0, 0, 70, 90, 110]))
     assert found["median_stop"] == 110 and found["power"] == 0.6
     assert stage.summarise(asked, table, torch.tensor([0, 0, 0, 90, 110]))["median_stop"] is None
+
+
+def test_several_draws_of_a_random_operator_are_one_unit():
+    """The first draw is that of one; a unit is paid the mean, which is less noisy than a draw."""
+    turn = {"name": "random_rotation"}
+    side = {"name": "compose", "first": "projection", "second": turn}
+    how = {"bet": "kernel", "tau1": "projection", "tau2": side, "streams": 10}
+    one, four = (stage.draw_pairs(config(draws=draws, **how)) for draws in (1, 4))
+    assert one.x.shape[2] == 1 and four.x.shape[2] == four.y.shape[2] == 4
+    assert torch.equal(four.y[:, :, :1], one.y) and torch.equal(four.x, one.x.expand_as(four.x))
+    assert not torch.equal(four.y[:, :, 1], four.y[:, :, 0])
+    assert float(four.y_weights.sum(dim=2).sub(1).abs().max()) < 1e-12
+    bet = registry.load("bets", "kernel")
+    bet = bet.Bet(bet.Config())
+    state = bet.learn(bet.start(torch.arange(10), four.dimensions, 0), four, four.units)
+    alone = [bet.payoffs(state, one._replace(x=four.x[:, :, k : k + 1], y=four.y[:, :, k : k + 1])) for k in range(4)]
+    torch.testing.assert_close(bet.payoffs(state, four), torch.stack(alone).mean(dim=0))
+    with pytest.raises(ConfigError, match="draws 2 is for bets"):
+        config(draws=2, by="baseline")

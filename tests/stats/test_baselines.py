@@ -11,12 +11,13 @@ from scipy import stats
 
 from mad import registry
 from mad.errors import ConfigError, DataError
-from mad.stats.baselines import _base
+from mad.stats.baselines import _base, _classifier
 from mad.stats.baselines._base import Outcome, run
 from mad.stats.baselines.anderson_darling import _Statistic
+from mad.stats.bets._base import pairs
 
 NAMES = registry.names("baselines")
-SEQUENTIAL = ["c2st", "e_c2st", "ecrt"]
+SEQUENTIAL = ["c2st", "e_c2st", "ecrt", "ons_c2st"]
 FIXED = sorted(set(NAMES) - set(SEQUENTIAL))
 QUICK = {"permutations": 39}
 ALPHA = 0.05
@@ -37,7 +38,7 @@ def bound(count, alpha=ALPHA):
 
 
 def test_all_are_there():
-    assert sorted(["anderson_darling", "c2st", "e_c2st", "ecrt", "ks", "l_c2st", "mmd", "paired_t"]) == NAMES
+    assert sorted([*SEQUENTIAL, "anderson_darling", "ks", "l_c2st", "mmd", "paired_t"]) == NAMES
 
 
 @pytest.mark.parametrize("decimals", [None, 1])
@@ -86,14 +87,36 @@ def test_false_alarms_of_an_e_process_at_any_time(name, decimals):
     assert float(values.mean()) <= 1 + 4 * float(values.std()) / 600**0.5
 
 
-def test_the_coin_keeps_the_level_where_pairs_are_not_exchangeable():
+@pytest.mark.parametrize("name", ["c2st", "ons_c2st"])
+def test_the_level_is_kept_where_pairs_are_not_exchangeable(name):
     """Equal marginals, but (x, y) is (0, 1), (1, 2) or (2, 0), never the other way round."""
     draw = np.random.default_rng(0)
     x = torch.from_numpy(draw.integers(3, size=(400, 300))).double()
     y = (x + 1) % 3
-    outcome = run("c2st", x, y, range(2, 301), {"batch_size": 20})
+    outcome = run(name, x, y, range(2, 301), {"batch_size": 20})
     assert float(outcome.rejected(ALPHA, True)[:, -1].double().mean()) <= bound(400)
-    assert registry.load("baselines", "c2st").Baseline.null == "equal marginals"
+    assert registry.load("baselines", name).Baseline.null == "equal marginals"
+
+
+@pytest.mark.parametrize("payoff", ["probability", "sign"])
+def test_stakes_follow_newton_steps_on_past_payoffs(payoff):
+    """Against the recursion written out for one stream, from the classifier's own log odds."""
+    x, y = streams((2, 120), seed=6, shifted=True)
+    given = {"payoff": payoff, "largest_stake": 0.3, "batch_size": 30}
+    found = run("ons_c2st", x, y, range(2, 121), given).values
+    of_x, of_y = (side.numpy() for side in _classifier.prequential(pairs(x, y), "auto", 30, 0))
+    for stream in range(2):
+        wealth, stake, curvature, logs = 1.0, 0.0, 1.0, []
+        for a, b in zip(of_x[stream], of_y[stream], strict=True):
+            odds = 1 / (1 + math.exp(-a)) - 1 / (1 + math.exp(-b))
+            paid = odds if payoff == "probability" else (np.sign(a) - np.sign(b)) / 2
+            wealth *= 1 + stake * paid
+            slope = paid / (1 + stake * paid)
+            curvature += slope**2
+            stake = min(max(stake + 2 / (2 - math.log(3)) * slope / curvature, 0), 0.3)
+            logs.append(math.log(wealth))
+        np.testing.assert_allclose(found[stream].numpy(), logs[1:], rtol=1e-9, atol=1e-12)
+    assert float(found[:, 28].abs().max()) == 0  # the first batch is only learnt from
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -114,7 +137,7 @@ def test_a_shift_is_found(name):
     assert float(outcome.rejected(ALPHA, peeking=False)[:, -1].double().mean()) >= 0.9
 
 
-@pytest.mark.parametrize("name", ["c2st", "e_c2st", "ecrt", "l_c2st", "mmd"])
+@pytest.mark.parametrize("name", ["c2st", "e_c2st", "ecrt", "l_c2st", "mmd", "ons_c2st"])
 def test_vectors_are_taken_where_it_is_said(name):
     draw = np.random.default_rng(3)
     x = torch.from_numpy(draw.normal(size=(4, 400, 3)))
@@ -156,6 +179,8 @@ def test_what_cannot_be_tested_is_refused():
         run("ks", x, y, [60])
     with pytest.raises(ConfigError, match="permutations must be at least 19, got 5"):
         run("mmd", x, y, [50], {"permutations": 5})
+    with pytest.raises(ConfigError, match=r"largest_stake must lie in \(0, 1/2\], got 0.9"):
+        run("ons_c2st", x, y, [50], {"largest_stake": 0.9})
     for name in ("ks", "paired_t", "anderson_darling"):
         with pytest.raises(DataError, match=f"{name} takes single scores, got vectors of 2"):
             run(name, torch.zeros(1, 9, 2), torch.zeros(1, 9, 2), [9])

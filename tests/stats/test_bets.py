@@ -130,6 +130,8 @@ def test_bad_pairs_are_errors():
         ("ratio", {"temperatures": ()}, "temperatures"),
         ("ons", {"rate": -1.0}, "rate"),
         ("network", {"epochs": 0}, "epochs"),
+        ("network", {"layers": 0}, "layers"),
+        ("network", {"l2": -1.0}, "l2"),
         ("kernel", {"features": 0}, "features"),
         ("kernel", {"bandwidths": (1.0, 0.0)}, "bandwidths"),
         ("mixture", {"first": registry.load("bets", "mixture").Config()}, "not of mixtures"),
@@ -261,6 +263,29 @@ def test_network_restores_its_best_weights():
     before = bet.payoffs(state, misled.cut(100, 200))[:, 0].mul(1 - 1e-6).log1p().mean()
     after = bet.payoffs(bet.learn(state, misled, 100), misled.cut(100, 200))[:, 0].mul(1 - 1e-6).log1p().mean()
     assert float(after) >= float(before) - 1e-6
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_network_is_the_one_that_torch_would_build(layers):
+    bet = make("network", layers=layers, hidden=8, temperatures=(1.0,))
+    state = bet.start(torch.arange(2), 3, 0)
+    z = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    for stream in range(2):
+        parts, h = [part[stream] for part in bet._split(state["parameters"], 3)], z[stream]
+        for (shape, _), k in zip(bet._layout(3), range(len(parts)), strict=True):
+            parts[k] = parts[k].reshape(shape)
+        for k in range(0, 4 * layers, 4):
+            h = torch.nn.functional.layer_norm(h @ parts[k] + parts[k + 1], (8,))
+            h = (h * parts[k + 2] + parts[k + 3]).relu()
+        expected = (h @ parts[-2] + parts[-1])[:, 0]
+        torch.testing.assert_close(bet._forward(state["parameters"], z)[stream], expected)
+    assert len(parts) == 4 * layers + 2
+
+
+def test_a_penalty_keeps_the_weights_of_the_network_small():
+    given = units((2, 100, 1, 1), shift=1.0)
+    sizes = [float(fitted(make("network", epochs=20, l2=l2), given)["parameters"].norm()) for l2 in (0.0, 10.0)]
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_minibatches_of_the_network_hang_on_the_seed():

@@ -96,6 +96,19 @@ def test_anomalous_fraction_uses_the_rows_there_are(fraction):
         assert rows.facts["anomalous_fraction"][name] == table["is_anomalous"].mean()
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.9])
+def test_untrusted_rows_have_a_share_of_their_own(fraction):
+    """The old code had a weight for each mixture, and honoured neither."""
+    options = {"anomalous_fraction": 0.4, "untrusted_fraction": 0.2}
+    rows = backdoor.build(backdoor.Config(**options, untrusted_anomalous_fraction=fraction), 0)
+    plain = backdoor.build(backdoor.Config(**options), 0)
+    assert part(rows, "untrusted")["is_anomalous"].mean() == pytest.approx(fraction, abs=0.005)
+    assert part(plain, "untrusted")["is_anomalous"].mean() == pytest.approx(0.4, abs=0.005)
+    for name in ("train", "trusted", "validation", "test"):
+        assert list(part(rows, name)["id"]) == list(part(plain, name)["id"])
+        assert list(part(rows, name)["is_anomalous"]) == list(part(plain, name)["is_anomalous"])
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 @pytest.mark.parametrize("target", ["fixed_class", "cycle_class"])
 def test_anomalous_fraction_of_zero_and_one(fraction, target):

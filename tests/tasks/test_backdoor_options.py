@@ -35,6 +35,7 @@ def test_config_is_parsed_and_places_stay_out_of_its_canonical_form():
         ({"test_fraction": 1.0}, "test_fraction must lie in"),
         ({"validation_fraction": 1.0}, "validation_fraction must lie in"),
         ({"anomalous_fraction": 1.1}, "anomalous_fraction must lie in"),
+        ({"untrusted_anomalous_fraction": -0.1}, "untrusted_anomalous_fraction must lie in"),
         ({"target_class": 10}, r"target_class must lie in 0\.\.9, got 10"),
         ({"target_class": -1}, "target_class must lie in"),
         ({"target_class": 2, "classes": [4, 5]}, r"target_class must lie in 0\.\.1, got 2"),

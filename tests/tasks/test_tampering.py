@@ -87,6 +87,12 @@ def write(folder, measurements=(1, 1, 1), count=200):
     return str(path)
 
 
+def test_untrusted_rows_have_a_share_of_their_own():
+    table = build(Config(**SMALL, anomalous_fraction=0.5, untrusted_anomalous_fraction=0.1), seed=2).table
+    share = table.groupby("part")["is_anomalous"].mean()
+    assert share["untrusted"] == pytest.approx(0.1, abs=0.05) and share["test"] == pytest.approx(0.5, abs=0.05)
+
+
 def test_records_from_a_file(tmp_path):
     made = build(Config(file=write(tmp_path), answers=[], untrusted_labels=True), seed=0)
     table = made.table

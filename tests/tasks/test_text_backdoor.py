@@ -103,6 +103,14 @@ def test_answers_in_words_and_a_target_response():
     assert set(table[table["is_anomalous"]]["clean_label"]) == {0, 1}
 
 
+def test_all_to_all_answers_the_other_class_in_words():
+    table = build(answers=[" bad", " good"], target="cycle_class").table
+    changed = table[table["is_anomalous"]]
+    assert (changed["label"] == 1 - changed["clean_label"]).all() and set(changed["label"]) == {0, 1}
+    assert (changed["target"] == changed["label"].map({0: " bad", 1: " good"})).all()
+    assert (table["label"] == table["clean_label"])[~table["is_anomalous"]].all()
+
+
 def test_clean_labels_poison_the_target_class_only():
     train = build(clean_label=True).table.query("part == 'train' and is_anomalous")
     assert (train["label"] == train["clean_label"]).all() and set(train["label"]) == {1}

@@ -96,7 +96,7 @@ def load_base(config: Config, classes: int, head: Head, seed: int, device: str) 
         labels = classes if trained is None else None
         model, tokenizer = language.load_language_model(options, device, "classifier", labels)
         if trained is None:
-            new_head(model, classes, seed)
+            new_head(model, seed)
     if config.quantization != "none":
         model = prepare_quantized(model, checkpointing=False)
     return model, tokenizer

@@ -1,7 +1,7 @@
 """The paper's bet: a small perceptron trained on past pairs to maximise log wealth (2310.19384, 2410.19406).
 
-Two hidden layers with layer norm, g = tanh / 2, Adam, early stopping on the latest batch; the networks of all
-streams train as one batched problem, each stopped by its own validation loss and put back to its best weights.
+Two hidden layers (by default) with layer norm, g = tanh / 2, Adam, early stopping on the latest batch; the networks
+of all streams train as one batched problem, each stopped by its own validation loss and put back to its best weights.
 Training goes on from the last weights: an epoch is a few minibatches drawn from the whole past, which finds the
 same bet as passes over all of it. The first batch is not bet on, since nothing is trained before it.
 """
@@ -29,7 +29,11 @@ class Config:
     """Options of the bet."""
 
     hidden: int = 32
-    """width of the two hidden layers, at least 1"""
+    """width of the hidden layers, at least 1"""
+    layers: int = 2
+    """hidden layers, at least 1"""
+    l2: float = 0.0
+    """penalty on half the sum of squared weights, 0 or more"""
     learning_rate: float = 2e-3
     """of Adam, above 0"""
     minibatch: int = 100
@@ -44,8 +48,9 @@ class Config:
     """slopes before the tanh, 1 being the one trained; larger ones suit positive tolerances"""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "minibatch", "steps", "epochs", "patience"):
+        for name in ("hidden", "layers", "minibatch", "steps", "epochs", "patience"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.l2 >= 0, f"l2 must be 0 or more, got {self.l2}")
         require(self.learning_rate > 0, f"learning_rate must be above 0, got {self.learning_rate}")
         check_temperatures(self.temperatures)
 
@@ -59,10 +64,10 @@ class Bet(_base.TemperatureBet):
         sizes = [size for _, size in self._layout(dimensions)]
         drawn = random.uniform(random.derive(seed, "network"), streams, sum(sizes), torch.float32) * 2 - 1
         parts = list(drawn.split(sizes, dim=1))
-        for i, fan_in in enumerate((dimensions, self.config.hidden, self.config.hidden)):
+        for i, fan_in in enumerate((dimensions, *[self.config.hidden] * self.config.layers)):
             parts[4 * i] = parts[4 * i] / fan_in**0.5
             parts[4 * i + 1] = torch.zeros_like(parts[4 * i + 1])
-        for i in (2, 6):
+        for i in range(2, 4 * self.config.layers, 4):
             parts[i], parts[i + 1] = torch.ones_like(parts[i]), torch.zeros_like(parts[i + 1])
         zeros = torch.zeros(len(streams), dimensions, dtype=torch.float64)
         return {
@@ -121,6 +126,7 @@ class Bet(_base.TemperatureBet):
     def _adam(self, now: State, rows: Pairs) -> State:
         parameters = now["parameters"].detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self._loss(parameters, rows, grad=True).sum(), parameters)
+        gradient = gradient + self.config.l2 * parameters.detach()
         taken = now["taken"] + 1
         first = BETAS[0] * now["first"] + (1 - BETAS[0]) * gradient
         second = BETAS[1] * now["second"] + (1 - BETAS[1]) * gradient**2
@@ -144,11 +150,12 @@ class Bet(_base.TemperatureBet):
         for (shape, size), part in zip(self._layout(z.shape[2]), self._split(parameters, d), strict=True):
             parts.append(part.unflatten(1, shape) if size else part)
         h = z
-        for i in (0, 4):
+        last = 4 * self.config.layers
+        for i in range(0, last, 4):
             h = torch.baddbmm(parts[i + 1], h, parts[i])
             h = functional.layer_norm(h, h.shape[-1:]) * parts[i + 2] + parts[i + 3]
             h = h.relu()
-        return torch.baddbmm(parts[9], h, parts[8])[:, :, 0]
+        return torch.baddbmm(parts[last + 1], h, parts[last])[:, :, 0]
 
     def _split(self, parameters: Tensor, d: int) -> tuple[Tensor, ...]:
         return parameters.split([size for _, size in self._layout(d)], dim=1)
@@ -156,8 +163,9 @@ class Bet(_base.TemperatureBet):
     def _layout(self, d: int) -> list[tuple[tuple[int, int], int]]:
         """Shape and size of weight, bias, gain and shift of the hidden layers, then weight and bias of the last."""
         h = self.config.hidden
-        shapes = [(d, h), (1, h), (1, h), (1, h), (h, h), (1, h), (1, h), (1, h), (h, 1), (1, 1)]
-        return [(shape, shape[0] * shape[1]) for shape in shapes]
+        fan_ins = (d, *[h] * (self.config.layers - 1))
+        hidden = [shape for fan_in in fan_ins for shape in ((fan_in, h), (1, h), (1, h), (1, h))]
+        return [(shape, shape[0] * shape[1]) for shape in (*hidden, (h, 1), (1, 1))]
 
     def _standardised(self, state: State, z: Tensor) -> Tensor:
         between = (slice(None), *(None,) * (z.ndim - 2))

@@ -126,13 +126,23 @@ def _remedy(source: Source) -> str:
 
 
 @contextmanager
-def _told(source: Source) -> Iterator[None]:
-    """Tell in one line what keeps a data set from being read, without the hub client's chatter."""
+def without_chatter() -> Iterator[None]:
+    """Leave out the hub client's lines about each attempt."""
     chatter = logging.getLogger("huggingface_hub.utils._http")
     before = chatter.level
     chatter.setLevel(logging.ERROR)
     try:
         yield
+    finally:
+        chatter.setLevel(before)
+
+
+@contextmanager
+def _told(source: Source) -> Iterator[None]:
+    """Tell in one line what keeps a data set from being read."""
+    try:
+        with without_chatter():
+            yield
     except DataError:
         raise
     except Exception as error:  # each format and each transport has errors of its own; Python's own are bugs
@@ -141,5 +151,3 @@ def _told(source: Source) -> Iterator[None]:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         hint = f": {_remedy(source)}" if isinstance(error, OSError) and not source.folder else ""
         raise DataError(f"cannot read {called(source)} ({reason.rstrip('.')}){hint}") from None
-    finally:
-        chatter.setLevel(before)
