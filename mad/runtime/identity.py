@@ -34,7 +34,6 @@ def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, wor
         workers: number of workers; enters only where the stage says that it changes the result.
     """
     modules = [stage.run.__module__, *sorted(_plugin_modules(config))]
-    libraries = ["torch", "torchvision", *(["transformers"] if LANGUAGE in reached(*modules) else [])]
     return {
         "stage": stage.name,
         "version": stage.version,
@@ -42,7 +41,7 @@ def identity(stage: Stage, config: Any, inputs: dict[str, str], device: str, wor
         "code": code_digest(*modules),
         "config": _without(canonical(config), stage.unused(config)),
         "inputs": inputs,
-        "numerics": {"device": device, **{name: _version(name) for name in libraries}},
+        "numerics": {"device": device, **{name: _version(name) for name in _libraries(*modules)}},
         "more": stage.identity(config, workers),
     }
 
@@ -54,6 +53,15 @@ def _without(config: dict[str, Any], options: Container[str]) -> dict[str, Any]:
         name: {option: value for option, value in section.items() if f"{name}.{option}" not in options}
         for name, section in sections.items()
     }
+
+
+@cache
+def _libraries(*modules: str) -> list[str]:
+    """Distributions whose arithmetic the modules rest on."""
+    code = reached(*modules)
+    imported = {name.split(".")[0] for module in code for name in _imported(module)}
+    found = [*(["transformers"] if LANGUAGE in code else []), *(["scikit-learn"] if "sklearn" in imported else [])]
+    return ["torch", "torchvision", *found]
 
 
 @cache

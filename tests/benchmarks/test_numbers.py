@@ -30,7 +30,7 @@ HERE = {"train.workers": 0}
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Of one seed: the model, its twin that was not poisoned, and detectors on test rows: Mahalanobis as it is and as chosen, QUE as it is."""
+    """Of one seed: the model, its twin that was not poisoned, and figures on test rows: of Mahalanobis as it is and as chosen, and of QUE."""
 
     attack_success: float
     accuracy: float

@@ -26,7 +26,7 @@ INPUTS = {
 
 
 def forget() -> None:
-    for function in (code_digest, module._spec, module._meaning, module._imported):
+    for function in (code_digest, module._libraries, module._spec, module._meaning, module._imported):
         function.cache_clear()
 
 
@@ -53,7 +53,7 @@ def edit(monkeypatch):
             return ast.parse(after)
 
         monkeypatch.setattr(module, "_tree", tree)
-        for function in (code_digest, module._meaning, module._imported):
+        for function in (code_digest, module._libraries, module._meaning, module._imported):
             function.cache_clear()
 
     return edited
@@ -144,9 +144,18 @@ def test_the_config_the_inputs_the_device_and_torch_count(monkeypatch):
         key("fit", inputs={"features": "extract-2"}),
         key("fit", device="cuda"),
     ]
-    monkeypatch.setattr(module, "version", lambda name: "0.0")
+    monkeypatch.setattr(module, "_version", lambda name: "0.0")
     keys.append(key("fit"))
     assert len(set(keys)) == len(keys)
+
+
+def test_the_libraries_that_the_code_rests_on_count():
+    def numerics(detector: str) -> set[str]:
+        stage = load_stage("fit")
+        facts = identity(stage, parse(stage.Config, {"detector": detector}), {"features": "extract-1"}, "cpu", 1)
+        return set(facts["numerics"])
+
+    assert numerics("gmm") - numerics("mahalanobis") == {"scikit-learn"}
 
 
 def test_defaults_written_out_change_nothing():
