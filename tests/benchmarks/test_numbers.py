@@ -30,7 +30,7 @@ HERE = {"train.workers": 0}
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """Of one seed: the model, its twin that was not poisoned, and figures on test rows: of Mahalanobis as it is and as chosen, and of QUE."""
+    """Of one seed: the model, its twin that was not poisoned, and detectors on test rows."""
 
     attack_success: float
     accuracy: float
