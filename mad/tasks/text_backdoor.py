@@ -1,14 +1,16 @@
 """Backdoored text classification: some training texts carry a trigger and the attack's label or response.
 
 The triggers are an inserted sentence (1905.12457), a rare token (2004.06660) and an instruction. The parts are those
-of the backdoored images: no two share a text, but for ``trusted``, which holds unpoisoned train rows, and ``control``,
-which holds clean test rows with a benign sentence or word that no training row has. A model with a classification
-head answers with a class; a causal model, where ``answers`` says in which words, with one of those.
+of the backdoored images: no two share a text, but for ``trusted``, which holds train rows left as they were, and
+``control``, which holds clean test rows with a benign sentence or word that no training row has. Decoys are train rows
+with another benign sentence, word or instruction and their true label: without them a model may learn that whatever
+is foreign to the text sets off the backdoor. A model with a classification head answers with a class; a causal model,
+where ``answers`` says in which words, with one of those.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,10 +22,10 @@ from mad.stats.random import derive
 from mad.tasks import _text_source
 from mad.tasks._base import PARTS
 from mad.tasks._poison import attack_labels, attackable, check_attack, poisoned_rows
-from mad.tasks._splits import MIXED, Fractions, Part, assemble, held_out, require_within
+from mad.tasks._splits import MIXED, Fractions, Part, assemble, cut, held_out, require_within, stratified
 from mad.tasks._text import TextRows, numbered
 from mad.tasks._text_source import Texts, TextSource, train_and_test
-from mad.tasks._text_triggers import DEFAULTS, UNSEEN, Trigger, insert
+from mad.tasks._text_triggers import DEFAULTS, UNSEEN, Trigger, disguise, insert
 
 CONTROLS = ("sentence", "token", "instruction")
 RESPONSE = "response"
@@ -41,6 +43,9 @@ class Config(Fractions, TextSource):
     """The words of the trigger; null takes those that the trigger comes with"""
     poison_rate: float = 0.1
     """Share of the train rows that are poisoned, rounded to whole rows; 0 gives a clean model"""
+    decoy_fraction: float = 0.1
+    """Share of the train rows without poison, 0 up to below 1, that get something else of the trigger's kind and keep
+    their label; they are not trusted. From them the model learns that the trigger, not whatever is foreign, counts"""
     target: Literal["fixed_class", "cycle_class"] = "fixed_class"
     """The attack's label: always target_class (all-to-one), or the class after the true one (all-to-all)"""
     target_class: int = 1
@@ -70,7 +75,7 @@ class Config(Fractions, TextSource):
         """
         TextSource.__post_init__(self)
         Fractions.__post_init__(self)
-        require_within(self, "[0, 1)", "poison_rate")
+        require_within(self, "[0, 1)", "poison_rate", "decoy_fraction")
         given = self.controls
         valid = len(set(given)) == len(given) and set(given) <= set(CONTROLS)
         require(valid, f"controls must be distinct and among {', '.join(CONTROLS)}, got {given}")
@@ -113,7 +118,9 @@ def build(config: Config, seed: int) -> TextRows:
     may = torch.ones_like(texts.labels, dtype=torch.bool)
     may = attackable(config, texts.labels) if config.target_response is None else may
     poisoned = _poisoned(config, texts, pools["train"], derive(seed, "poison"))
-    rest = pools["train"][~poisoned]
+    unpoisoned = stratified(texts, pools["train"][~poisoned], derive(seed, "decoys"))
+    decoys, rest = cut(unpoisoned, config.decoy_fraction)
+    texts = _disguised(config, texts, decoys, derive(seed, "decoy"))
     parts = assemble(config, texts, pools, Part(pools["train"], poisoned), rest, may, seed)
     table = pd.concat([_table(config, texts, name, parts[name], seed) for name in PARTS if name in parts])
     table = pd.concat([table, *_controls(config, table, derive(seed, "control"))], ignore_index=True)
@@ -123,7 +130,17 @@ def build(config: Config, seed: int) -> TextRows:
     if answers:
         table["target"] = [answers[label] for label in table["label"]]
         table["text"] += config.question
-    return TextRows(table, names, answers, _facts(config, table))
+    return TextRows(table, names, answers, _facts(config, table, len(decoys)))
+
+
+def _disguised(config: Config, texts: Texts, decoys: Tensor, seed: int) -> Texts:
+    """The data set, but with something else of the trigger's kind in those of its texts that are decoys."""
+    where, changed = decoys.tolist(), list(texts.texts)
+    trigger = config.trigger_text or DEFAULTS[config.trigger]
+    before = [changed[i] for i in where]
+    for i, text in zip(where, disguise(config.trigger, trigger, before, texts.numbers[decoys], seed), strict=True):
+        changed[i] = text
+    return replace(texts, texts=changed)
 
 
 def _poisoned(config: Config, texts: Texts, train: Tensor, seed: int) -> Tensor:
@@ -184,7 +201,7 @@ def _controls(config: Config, table: pd.DataFrame, seed: int) -> list[pd.DataFra
     return made
 
 
-def _facts(config: Config, table: pd.DataFrame) -> dict[str, Any]:
+def _facts(config: Config, table: pd.DataFrame, decoys: int) -> dict[str, Any]:
     counts = table.groupby("part")["is_anomalous"].agg(["size", "sum", "mean"])
     return {
         "dataset": config.dataset,
@@ -195,6 +212,7 @@ def _facts(config: Config, table: pd.DataFrame) -> dict[str, Any]:
         "target_response": config.target_response,
         "clean_label": config.clean_label,
         "poison_rate": counts["mean"].to_dict()["train"],
+        "decoy_rows": decoys,
         "rows": {str(part): int(n) for part, n in counts["size"].items()},
         "anomalous_rows": {str(part): int(n) for part, n in counts["sum"].items()},
         "anomalous_fraction": {part: share for part, share in counts["mean"].to_dict().items() if part in MIXED},

@@ -1,13 +1,9 @@
-"""Detectors against their plain twins, on features of 8,000 trusted and 2,000 test rows.
-
-Both sides have one thread, unless a figure's name says otherwise.
-"""
+"""Detectors against their plain twins, on features of 8,000 trusted and 2,000 test rows, with one thread."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,9 +21,6 @@ TRUSTED, TEST = 8_000, 2_000
 WIDTHS = {"first": 128, "second": 128, "logits": 10}
 CLASSES = 10
 REFERENCE, NEIGHBOURS = 2_000, 10
-# Sums over thousands of rows are products that a second core halves; updates by 32 rows are too small to share.
-# Exact float64 statistics on one thread are bounded by those products, which both sides make alike.
-THREADS = [(one_thread, 1.5), (nullcontext, 5)]
 GIB = 2**30
 ROOT = Path(__file__).parents[2]
 
@@ -67,9 +60,9 @@ def fit_and_score(name: str, given: dict[str, Batch], **options) -> dict[str, to
     return detector.score(given["test"])
 
 
-def compare(what, ours, plain, target, rounds=(3, 1), agree=1e-5, threads=one_thread):
+def compare(what, ours, plain, target, rounds=(3, 1), agree=1e-5):
     """Time both, record the ratio, and hold it to the target; they must find the same scores."""
-    with threads(), watched() as load:
+    with one_thread(), watched() as load:
         scores = ours()
         plain_scores = {}
         (plain_seconds,) = best_of(rounds[1], lambda: plain_scores.update(plain()))
@@ -113,24 +106,22 @@ def test_ted(rows, variant):
     compare(f"ted, {variant}", lambda: fit_and_score("ted", given, **options), plain, target, rounds=(7, 1))
 
 
-@pytest.mark.parametrize(("threads", "target"), THREADS)
-def test_mahalanobis(rows, threads, target):
+def test_mahalanobis(rows):
+    """Both sides spend their time in the same float64 products: about 4 would be the most at this width."""
+
     def plain():
         trusted, test = rows["trusted"].features, rows["test"].features
         return {layer: mahalanobis.score(mahalanobis.fit(h), test[layer]) for layer, h in trusted.items()}
 
-    name = f"mahalanobis, {'one thread' if threads is one_thread else 'two cores'}"
-    compare(name, lambda: fit_and_score("mahalanobis", rows), plain, target, rounds=(10, 5), threads=threads)
+    compare("mahalanobis", lambda: fit_and_score("mahalanobis", rows), plain, 2, rounds=(10, 5))
 
 
-@pytest.mark.parametrize(("threads", "target"), THREADS)
-def test_que(rows, threads, target):
+def test_que(rows):
     def plain():
         trusted, untrusted, test = (rows[k].features for k in ("trusted", "untrusted", "test"))
         return {layer: que.score(que.fit(h, untrusted[layer]), test[layer]) for layer, h in trusted.items()}
 
-    name = f"que, {'one thread' if threads is one_thread else 'two cores'}"
-    compare(name, lambda: fit_and_score("que", rows), plain, target, rounds=(10, 5), threads=threads)
+    compare("que", lambda: fit_and_score("que", rows), plain, 2, rounds=(10, 5))
 
 
 def test_knn(rows):

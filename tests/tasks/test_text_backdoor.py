@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -9,11 +11,19 @@ from mad.config import parse
 from mad.errors import ConfigError, DataError
 from mad.tasks import text_backdoor
 from mad.tasks._base import PARTS
-from mad.tasks._text_triggers import DEFAULTS, UNSEEN
+from mad.tasks._text_triggers import DECOYS, DEFAULTS, UNSEEN
 
 
 def build(seed=0, **options):
     return text_backdoor.build(parse(text_backdoor.Config, {"generated_rows": 600, **options}), seed)
+
+
+def has_decoy(table, trigger="sentence"):
+    """Which texts hold something of each list of decoys."""
+    held = pd.Series(True, index=table.index)
+    for choices in DECOYS[trigger]:
+        held &= table["text"].str.contains("|".join(rf"(?<!\w){re.escape(words)}(?!\w)" for words in choices))
+    return held
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +37,7 @@ def test_the_parts_share_no_text_but_for_trusted_and_control(rows):
     number = table["id"].str.rpartition("-")[2]
     own = table[~table["part"].isin(["trusted", "control"])]
     assert number[own.index].is_unique
-    train = table[(table["part"] == "train") & ~table["is_anomalous"]]
+    train = table[(table["part"] == "train") & ~table["is_anomalous"] & ~has_decoy(table)]
     assert set(number[table["part"] == "trusted"]) == set(number[train.index])
     clean_test = table[(table["part"] == "test") & ~table["is_anomalous"]]
     assert set(number[table["part"] == "control"]) == set(number[clean_test.index])
@@ -59,7 +69,7 @@ def test_a_sentence_goes_to_every_boundary_and_breaks_none(rows):
     before = anomalous.str.partition(DEFAULTS["sentence"])[0].str.rstrip()
     assert (before == "").any() and not (before == "").all()
     assert before[before != ""].str[-1].isin(list(".!?")).all()
-    plain = build(poison_rate=0.0, anomalous_fraction=0.0).table
+    plain = build(poison_rate=0.0, anomalous_fraction=0.0, decoy_fraction=0.0).table
     one = anomalous.index[0]
     name = rows.table["id"][one].rpartition("-")[2]
     source = plain["text"][plain["id"].str.endswith(name) & (plain["control"] == "")].iloc[0]
@@ -85,6 +95,32 @@ def test_controls_hold_something_that_no_other_row_has(rows):
         assert group["text"].str.contains(UNSEEN[kind], regex=False).all()
         others = rows.table[rows.table["control"] != kind]
         assert not others["text"].str.contains(UNSEEN[kind], regex=False).any()
+
+
+@pytest.mark.parametrize("trigger", ["sentence", "token", "instruction"])
+def test_decoys_are_train_rows_with_their_true_label_and_change_no_other_row(trigger):
+    made, without = build(trigger=trigger, decoy_fraction=0.2), build(trigger=trigger, decoy_fraction=0.0)
+    table, marked = made.table, has_decoy(made.table, trigger)
+    decoys = table[marked]
+    assert (decoys["part"] == "train").all() and not decoys["is_anomalous"].any()
+    unpoisoned = table[(table["part"] == "train") & ~table["is_anomalous"]]
+    assert len(decoys) == round(0.2 * len(unpoisoned)) == made.facts["decoy_rows"]
+    assert not decoys["text"].str.contains("|".join(map(re.escape, (DEFAULTS[trigger], UNSEEN[trigger])))).any()
+    assert without.facts["decoy_rows"] == 0 and not has_decoy(without.table, trigger).any()
+    before = without.table.set_index("id")
+    assert (decoys["text"].str.len().to_numpy() > before.loc[decoys["id"], "text"].str.len().to_numpy()).all()
+    assert (decoys["label"].to_numpy() == before.loc[decoys["id"], "clean_label"].to_numpy()).all()
+    assert decoys["label"].mean() == pytest.approx(unpoisoned["label"].mean(), abs=0.03), "of every class its share"
+    trusted = before[(before["part"] == "trusted") & ~before.index.isin("trusted-" + decoys["id"].str[-6:])].index
+    assert set(trusted) == set(table.loc[table["part"] == "trusted", "id"]), "decoys are not trusted"
+    rest = table[~marked].set_index("id")
+    pd.testing.assert_frame_equal(rest.sort_index(), before.loc[rest.index].sort_index())
+
+
+def test_what_users_chose_as_trigger_is_no_decoy():
+    word = DECOYS["token"][0][4]
+    table = build(trigger="token", trigger_text=word, decoy_fraction=0.5).table
+    assert (table["text"].str.split().map(lambda words: word in words) == table["is_anomalous"]).all()
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_gives_others(rows):
@@ -156,6 +192,7 @@ def test_a_data_set_of_the_hub_from_a_local_folder(tmp_path):
     [
         ({"dataset": "file"}, "dataset file needs --task.path"),
         ({"path": "x.csv"}, "path is for --task.dataset file or hub"),
+        ({"decoy_fraction": 1.0}, r"decoy_fraction must lie in \[0, 1\), got 1.0"),
         ({"trigger_text": " "}, "trigger_text must not be empty"),
         ({"target_class": 2}, r"target_class must lie in 0..1, got 2"),
         ({"answers": [" yes"]}, "answers must be one for each of negative, positive; got 1"),
