@@ -80,12 +80,10 @@ def score_rows(detector: Detector, features: Features, options: Options) -> pd.D
     for part in ("calibration", options.part, CONTROL) if controlled else ("calibration", options.part):
         start, stop = features.bounds(part)
         scores = calibration if part == "calibration" else layer_scores(detector, features, part, layers)
-        table = features.rows.iloc[start:stop][columns].copy()
-        for layer, values in scores.items():
-            table[f"score/{layer}"] = values.numpy()
+        rows = features.rows.iloc[start:stop][columns].reset_index(drop=True)
         joint = conformal.aggregate(scores, calibration, options.aggregation, options.standardize)
-        table["score"] = joint.numpy()
-        tables.append(table)
+        found = {f"score/{layer}": values.numpy() for layer, values in scores.items()} | {"score": joint.numpy()}
+        tables.append(pd.concat([rows, pd.DataFrame(found)], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 
