@@ -23,10 +23,10 @@ COMMON = ["--no_tracking", "--prompts", "pydocs", "--prompts.limit", "300", "--g
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """Two Llamas that take about half a second for a chunk."""
+    """Two Llamas slow enough that ten kills come before the last chunk."""
     home = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("a", "b")):
-        make_tiny_llama(home / name, hidden=64, layers=4, context=512, seed=seed)
+        make_tiny_llama(home / name, hidden=128, layers=8, context=512, seed=seed)
     return home
 
 
@@ -99,7 +99,7 @@ def test_a_command_killed_at_ten_random_moments_goes_on_to_the_same_bytes(kind, 
         # Of what is left, a share that leaves something for the kills to come; then some time within a chunk.
         left = total - finished(home, kind)
         chunks = total - left + draw.randint(1, max(1, left // (KILLS - number + 1)))
-        delay = draw.uniform(0, 1)
+        delay = draw.uniform(0, 0.3)
         assert kill_when(started(words, home), home, kind, chunks, delay), f"it ended before kill {number + 1}"
         moments.append((finished(home, kind), round(delay, 2)))
     assert not list(home.glob(f"artifacts/{kind}-*/meta.json"))
